@@ -1,0 +1,28 @@
+"""chainrule: dense neural networks with nothing hidden."""
+
+from .core.cost import Cost as Cost
+from .core.cost import Penalty as Penalty
+from .core.layers import Dense as Dense
+from .core.layers import Dropout as Dropout
+from .core.layers import Scale as Scale
+from .errors import ChainRuleError as ChainRuleError
+from .formulas import activations as activations
+from .formulas import aggregators as aggregators
+from .formulas import initializers as initializers
+from .formulas import losses as losses
+from .formulas.activations import Activation as Activation
+from .formulas.activations import activation as activation
+from .formulas.losses import Loss as Loss
+from .formulas.losses import loss as loss
+from .network import Gradients as Gradients
+from .network import Network as Network
+from .network import Run as Run
+from .training.loop import Plan as Plan
+from .training.loop import Snapshot as Snapshot
+from .training.optimizers import SGD as SGD
+from .training.optimizers import Adam as Adam
+from .training.optimizers import AdamW as AdamW
+from .training.schedules import Schedule as Schedule
+from .training.schedules import schedule as schedule
+
+__version__ = "0.1.0"

@@ -1,0 +1,167 @@
+"""Arrays: what formulas may call, and the checks at the border of the library.
+
+A formula is written once, over a namespace `xp` and a number type `real`, and bound to the array that it
+meets: NumPy reals, or NumPy complex numbers for complex-step differentiation, where |z| and sign must be
+the analytic continuations and not the modulus.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import DataError, ParameterError, ShapeError
+
+Array = npt.NDArray[Any]
+DTYPES = ("float64", "float32")
+
+
+class Namespace:
+    """What a formula may call: elementwise functions, and reductions over the last axis."""
+
+    exp = np.exp
+    expm1 = np.expm1
+    log = np.log
+    log1p = np.log1p
+    sqrt = np.sqrt
+    tanh = np.tanh
+    abs = np.abs
+    sign = np.sign
+    where = np.where
+    maximum = np.maximum
+    minimum = np.minimum
+    zeros_like = np.zeros_like
+    ones_like = np.ones_like
+
+    @staticmethod
+    def erf(z: Array) -> Array:
+        """The error function; SciPy's, loaded when a formula first asks for it."""
+        from scipy.special import erf
+
+        return erf(z)
+
+    @staticmethod
+    def eye(n: int, real: type) -> Array:
+        """The n × n identity matrix."""
+        return np.eye(n, dtype=real)
+
+    @staticmethod
+    def row_max(z: Array) -> Array:
+        """Maximum over the last axis, kept as an axis of length 1."""
+        return z.max(axis=-1, keepdims=True)
+
+    @staticmethod
+    def row_sum(z: Array) -> Array:
+        """Sum over the last axis, kept as an axis of length 1."""
+        return z.sum(axis=-1, keepdims=True)
+
+
+class ComplexNamespace(Namespace):
+    """The same names, analytic in the complex step: |z| is −z left of zero, sign is that of the real part.
+
+    Comparisons, maximum and minimum of NumPy order complex numbers by their real part first, which is
+    what a step of 1e-30 along the imaginary axis needs.
+    """
+
+    @staticmethod
+    def abs(z: Array) -> Array:  # type: ignore[override]
+        return np.where(np.real(z) < 0, -z, z)
+
+    @staticmethod
+    def sign(z: Array) -> Array:  # type: ignore[override]
+        return np.sign(np.real(z))
+
+
+def namespace(z: Array) -> tuple[type[Namespace], type]:
+    """The pair (xp, real) for an array: its functions and the type of its literals."""
+    dtype = z.dtype
+    if dtype.kind == "c":
+        return ComplexNamespace, np.float64
+    return Namespace, dtype.type
+
+
+def check_dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float64 or float32 as a NumPy dtype.
+
+    Raises:
+        ParameterError: any other type.
+    """
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if resolved is None or resolved.name not in DTYPES:
+        raise ParameterError(f"{where}: expected dtype 'float64' or 'float32', got {dtype!r}.")
+    return resolved
+
+
+def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | None, dtype: np.dtype[Any]) -> Array:
+    """A finite C-ordered (N, columns) matrix of `dtype`; one dimension counts as one column.
+
+    Raises:
+        ShapeError: not a matrix, no rows, or another number of columns.
+        DataError: not numbers, or not finite (the first bad row and column are named).
+    """
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        matrix = np.ascontiguousarray(given, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got something else ({error}).") from None
+    if matrix.ndim == 1:
+        matrix = matrix[:, None]
+    if matrix.ndim != 2:
+        raise ShapeError(
+            f"{where}: expected {name} with 2 axes (rows, columns), got {matrix.ndim} axes of sizes {matrix.shape}."
+        )
+    if matrix.shape[0] == 0:
+        raise ShapeError(f"{where}: expected {name} with at least one row, got none.")
+    if columns is not None and matrix.shape[1] != columns:
+        raise ShapeError(
+            f"{where}: expected {name} with {columns} columns, got {matrix.shape[1]} (shape {matrix.shape})."
+        )
+    if not np.isfinite(matrix).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
+        raise DataError(
+            f"{where}: expected finite numbers in {name}, got {matrix[row, column]} at row {row}, column {column}. "
+            "Remove or fill such rows first."
+        )
+    return matrix
+
+
+def check_weights(where: str, value: npt.ArrayLike | None, rows: int) -> Array:
+    """Sample weights (N,) in float64: finite, none negative, not all zero; all ones if none are given.
+
+    Raises:
+        ShapeError: not one weight per row.
+        DataError: negative, not finite, or all zero.
+    """
+    if value is None:
+        return np.ones(rows)
+    try:
+        weights = np.ascontiguousarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: expected sample weights to be numbers, got something else.") from None
+    if weights.shape != (rows,):
+        raise ShapeError(f"{where}: expected {rows} sample weights, one per row, got shape {weights.shape}.")
+    bad = ~np.isfinite(weights) | (weights < 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(f"{where}: expected finite sample weights of at least 0, got {weights[row]} at row {row}.")
+    if not weights.any():
+        raise DataError(f"{where}: expected some sample weight above 0, got all zero.")
+    return weights
+
+
+def all_finite(vector: Array) -> bool:
+    """Whether every element is finite; one pass in the common case.
+
+    A sum of squares is finite only if every element is. It may overflow although every element is finite,
+    so only then each element is looked at.
+    """
+    if np.isfinite(np.dot(vector, vector)):
+        return True
+    return bool(np.isfinite(vector).all())

@@ -1,0 +1,1 @@
+"""The network as mathematics: layers, architecture, cost, and the backward pass. Read in this order."""

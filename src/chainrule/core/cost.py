@@ -1,0 +1,155 @@
+"""The cost C = φ(L₁ … L_N) + R(θ) as a frozen record: loss, aggregator φ, penalty R (`mathematics` §4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array, namespace
+from ..errors import ParameterError
+from ..formulas.activations import Activation
+from ..formulas.aggregators import Aggregator, find_aggregator, mean
+from ..formulas.losses import Loss, check_fit, check_targets, find_loss, on_logits
+from .architecture import Architecture, Values
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """R(θ) = l1 Σ|w| + (l2/2) Σ w², over the weights, or over the biases too.
+
+    Its strength depends neither on the batch size nor on the scale of the sample weights.
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+    biases: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("l1", "l2"):
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise ParameterError(f"Penalty: expected {name} of at least 0, got {value!r}.")
+
+    def _chosen(self, architecture: Architecture) -> Array:
+        """1 for the parameters that the penalty acts on, 0 for the others; (P,)."""
+        both = (1.0, 1.0 if self.biases else 0.0)
+        return architecture.spread([both] * len(architecture.layers), np.dtype(np.float64))
+
+    def value(self, architecture: Architecture, theta: Array) -> Any:
+        """R(θ), a number."""
+        if not (self.l1 or self.l2):
+            return theta.dtype.type(0)
+        xp, _ = namespace(theta)
+        chosen = theta[self._chosen(architecture) > 0]
+        return self.l1 * xp.abs(chosen).sum() + 0.5 * self.l2 * (chosen @ chosen)
+
+    def add_gradient(self, architecture: Architecture, theta: Array, gradient: Array) -> None:
+        """Add ∂R/∂θ to a gradient (P,); the subgradient of |w| at 0 is 0."""
+        if self.l1 or self.l2:
+            chosen = self._chosen(architecture).astype(theta.dtype)
+            gradient += chosen * (self.l1 * np.sign(theta) + self.l2 * theta)
+
+
+class Losses(NamedTuple):
+    """The losses of one pass, with the seed of the backward pass."""
+
+    per_output: Array  # ℒ (N, n_L)
+    per_sample: Array  # L (N,), in float64 whatever the network's dtype
+    aggregated: Any  # φ(L)
+    dC_dL: Array  # ∇φ (N,)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """C = φ(L₁ … L_N) + R(θ).
+
+    Attributes:
+        loss: ℒ.
+        aggregate: φ.
+        penalty: R.
+        average_outputs: L is the mean over a sample's outputs instead of their sum.
+        label_smoothing: ε; probabilities y become (1 − ε) y + ε/K, with K = 2 for a single unit.
+    """
+
+    loss: Loss
+    aggregate: Aggregator = mean
+    penalty: Penalty = Penalty()
+    average_outputs: bool = False
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.average_outputs and self.loss.categorical:
+            raise ParameterError(
+                f"Cost: expected the outputs' losses to be added for {self.loss}, got average_outputs=True. "
+                "A categorical cross-entropy belongs to all outputs of a sample together."
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ParameterError(
+                f"Cost: expected label_smoothing from 0 to below 1, got {self.label_smoothing!r}."
+            )
+        if self.label_smoothing and self.loss.targets not in ("one_hot", "probability"):
+            raise ParameterError(
+                f"Cost: expected a cross-entropy with label_smoothing, got the loss {self.loss}. Leave it 0."
+            )
+
+    def targets(self, where: str, y: Any, outputs: int, dtype: np.dtype[np.floating]) -> Array:
+        """y as the matrix (N, n_L) that the loss takes; see `losses.check_targets` for the errors."""
+        return check_targets(where, self.loss, y, outputs, dtype)
+
+    def smooth(self, y: Array) -> Array:
+        """The targets with label smoothing, (N, n_L)."""
+        if not self.label_smoothing:
+            return y
+        classes = y.shape[1] if self.loss.categorical else 2
+        return y * y.dtype.type(1 - self.label_smoothing) + y.dtype.type(self.label_smoothing / classes)
+
+    def losses(self, g: Activation, values: Values, y: Array, s: Array, mean_weight: float) -> Losses:
+        """ℒ, L, φ and ∇φ of a forward pass; of a fused pair from the logits, never from a log of ŷ."""
+        pair = on_logits(g, self.loss)
+        y = self.smooth(y)
+        per_output = self.loss.value(values.y_hat, y) if pair is None else pair.value(values.logits, y)
+        wide = np.complex128 if per_output.dtype.kind == "c" else np.float64
+        per_sample = per_output.sum(axis=1, dtype=wide)
+        if self.average_outputs:
+            per_sample = per_sample / per_output.shape[1]
+        value, dC_dL = self.aggregate.value_and_gradient(per_sample, s, mean_weight)
+        return Losses(per_output, per_sample, value, dC_dL)
+
+    def seed(self, dC_dL: Array, y: Array) -> Array:
+        """∂C/∂ℒ (N, 1): ∇φ, times 1/n_L where outputs are averaged."""
+        seed = (dC_dL / y.shape[1] if self.average_outputs else dC_dL).astype(y.dtype)
+        return seed[:, None]
+
+    def dC_da(self, y_hat: Array, y: Array, dC_dL: Array) -> Array:
+        """∂C/∂ŷ (N, n_L), the general path."""
+        return self.seed(dC_dL, y) * self.loss.derivative(y_hat, self.smooth(y))
+
+    def dC_dz(self, g: Activation, values: Values, y: Array, dC_dL: Array) -> Array:
+        """δ of the output layer (N, n_L): from the fused pair where there is one, else ∂C/∂ŷ through g′."""
+        pair = on_logits(g, self.loss)
+        if pair is not None:
+            return self.seed(dC_dL, y) * pair.derivative(values.logits, self.smooth(y))
+        return g.backward(self.dC_da(values.y_hat, y, dC_dL), values.logits, values.y_hat)
+
+
+def make_cost(
+    where: str,
+    output: Activation,
+    loss: Loss | str,
+    aggregate: Aggregator | str = "mean",
+    penalty: Penalty | float | None = None,
+    average_outputs: bool = False,
+    label_smoothing: float = 0.0,
+) -> Cost:
+    """A cost from names or records, checked against the output activation. A number as penalty is an l2.
+
+    Raises:
+        ParameterError: unknown names, or an output activation that the loss cannot take.
+    """
+    found = find_loss(f"{where}, loss", loss)
+    check_fit(where, output, found)
+    if not isinstance(penalty, Penalty):
+        penalty = Penalty(l2=penalty or 0.0)
+    return Cost(found, find_aggregator(f"{where}, aggregate", aggregate), penalty, average_outputs, label_smoothing)

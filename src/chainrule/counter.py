@@ -1,0 +1,65 @@
+"""Counter-based random numbers: a draw is a function of (seed, purpose, counters) and of nothing else.
+
+So any start, shuffle or dropout mask can be re-created at any time, and no generator state is ever saved.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+from .arrays import Array
+from .errors import ParameterError
+
+
+class Purpose(enum.IntEnum):
+    """What a random number is drawn for; streams of different purposes never meet."""
+
+    START = 0  # starting weights; counters: start, layer
+    ORDER = 1  # order of the rows; counters: epoch
+    DROPOUT = 2  # dropout masks; counters: step, layer
+    SPLIT = 3  # train, validation and test rows
+
+
+def check_seed(where: str, seed: int) -> int:
+    """A seed in [0, 2⁶³).
+
+    Raises:
+        ParameterError: not a whole number in that range.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**63:
+        raise ParameterError(f"{where}: expected a seed, a whole number from 0 to 2**63 - 1, got {seed!r}.")
+    return int(seed)
+
+
+def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
+    """NumPy's generator over Philox-4x64 (Salmon et al. 2011), keyed by seed and purpose, placed by ≤ 3 counters."""
+    words = [0, *counters, *([0] * (3 - len(counters)))]
+    return np.random.Generator(np.random.Philox(key=[seed, int(purpose)], counter=words))
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+def _mix(word: int) -> int:
+    """The output function of SplitMix64 (Steele, Lea & Flood 2014) on one 64-bit word."""
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
+
+
+def uniform(shape: tuple[int, int], seed: int, purpose: Purpose, *counters: int) -> Array:
+    """Uniform numbers in [0, 1), element i·columns + j a hash of (key, i·columns + j): SplitMix64 in counter mode.
+
+    Each element stands alone, so that compiled code and a part of the rows draw the same numbers.
+    """
+    key = _mix(seed)
+    for counter in (int(purpose), *counters):
+        key = _mix((key + (counter + 1) * _GOLDEN) & _WORD)
+    word = np.arange(1, shape[0] * shape[1] + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    word ^= word >> np.uint64(31)
+    return ((word >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)

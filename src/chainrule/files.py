@@ -1,0 +1,153 @@
+"""Model files: one safetensors file with arrays and a JSON document; nothing in it can be executed.
+
+The document lies under the key "chainrule" of the file's metadata:
+{"format": 1, "kind": "network" | "table" | "snapshot", …}. Any safetensors reader can read the arrays.
+A file is written beside its place and then moved there, so it is either the old one or the whole new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .arrays import Array
+from .core.architecture import Architecture, chain
+from .core.layers import Dense, Dropout, Layer, Scale
+from .errors import ChainRuleError, ModelFileError, OutputError
+from .formulas.activations import Activation
+from .formulas.record import Record
+
+FORMAT = 1
+LAYERS: dict[str, type[Dense] | type[Scale] | type[Dropout]] = {"dense": Dense, "scale": Scale, "dropout": Dropout}
+T = TypeVar("T")
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file as a whole: what was there before stays until the new content is safely on disk.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full; nothing has changed.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error}). Nothing was changed.") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    with contextlib.suppress(OSError):  # make the new name durable where the system allows it
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_model(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> None:
+    """Write arrays and a JSON document as one model file.
+
+    Raises:
+        OutputError: see `atomic_write`.
+    """
+    from safetensors.numpy import save
+
+    text = json.dumps({"format": FORMAT, "kind": kind, **document}, ensure_ascii=False, allow_nan=False)
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    atomic_write(path, save(whole, metadata={"chainrule": text}))
+
+
+def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the document of a model file.
+
+    Raises:
+        ModelFileError: missing, damaged, of another kind, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        raise ModelFileError(f"{path}: expected a model file, found none. Check the path.")
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            metadata = stream.metadata() or {}
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ModelFileError(f"{path}: expected a chainrule model, got a file that is damaged or none ({error}).") from None
+    try:
+        document = json.loads(metadata["chainrule"])
+        found, version = document["kind"], document["format"]
+    except (KeyError, TypeError, ValueError):
+        raise ModelFileError(f"{path}: expected a chainrule model, got another safetensors file.") from None
+    if version != FORMAT:
+        raise ModelFileError(f"{path}: expected model format {FORMAT}, got {version!r}. Update chainrule to read it.")
+    if found != kind:
+        raise ModelFileError(f"{path}: expected a model of kind {kind!r}, got {found!r}.")
+    return arrays, document
+
+
+def strictly(path: str | os.PathLike[str], read: Callable[[], T]) -> T:
+    """Run `read` on a document's content; whatever does not fit becomes a ModelFileError that names the file."""
+    try:
+        return read()
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    except (ChainRuleError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ModelFileError(f"{path}: the file's content does not fit together ({error}).") from None
+
+
+def describe_architecture(architecture: Architecture) -> dict[str, Any]:
+    """The architecture as plain JSON: layer names, their settings, formula records by name."""
+    layers = []
+    for layer in architecture.layers:
+        kind = next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
+        settings = {f.name: getattr(layer, f.name) for f in fields(layer)}  # type: ignore[arg-type]
+        layers.append(
+            {"layer": kind} | {k: v.spec if isinstance(v, Record) else v for k, v in settings.items()}
+        )
+    return {"inputs": architecture.inputs, "layers": layers}
+
+
+def build_architecture(document: Mapping[str, Any], activations: Iterable[Activation] = ()) -> Architecture:
+    """The architecture that `describe_architecture` described. Records of one's own are passed in again.
+
+    Raises:
+        ModelFileError, ChainRuleError, TypeError, KeyError: the document does not describe a network.
+    """
+    own = {record.spec: record for record in activations}
+    layers: list[Layer] = []
+    for given in document["layers"]:
+        settings = dict(given)
+        cls = LAYERS[settings.pop("layer")]
+        known = {f.name: f.type for f in fields(cls)}
+        if set(settings) != set(known):
+            raise ModelFileError(f"layer {len(layers) + 1}: expected the settings {sorted(known)}.")
+        for name, value in settings.items():
+            if known[name] == "bool" and not isinstance(value, bool):
+                raise ModelFileError(f"layer {len(layers) + 1}: expected {name} to be true or false, got {value!r}.")
+        if settings.get("activation") in own:
+            settings["activation"] = own[settings["activation"]]
+        layers.append(cls(**settings))
+    return chain("model file", document["inputs"], layers)

@@ -1,0 +1,1 @@
+"""Formulas as frozen records, each written once: activations, losses, initializers."""

@@ -1,0 +1,353 @@
+"""Activations g: value a = g(z), derivative γ = g′(z, a), second derivative g″(z, a) (`mathematics` §5).
+
+Elementwise records give arrays shaped like z. Softmax works on rows: its derivative is the matrix
+diag(p) − p pᵀ of every sample, and `contract` applies it to ∂C/∂a without building it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import Array
+from ..errors import ParameterError
+from .functions import sigmoid_of, softmax_of, softplus_of
+from .record import Function, Record, default_parameters, find
+
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Activation(Record):
+    """An activation g.
+
+    Attributes:
+        range: the open interval in which the values lie (limits may be reached by rounding).
+        kinks: where g′ jumps; there the record's convention holds.
+        rowwise: False: elementwise, `make` returns (g, g′, g″). True: over rows of n units, `make` returns
+            (g, matrix, contract): matrix(z, a) → (N, n, n), contract(dC_da, z, a) → dC_dz (N, n).
+    """
+
+    range: tuple[float, float] = (-INFINITY, INFINITY)
+    kinks: tuple[float, ...] = ()
+    rowwise: bool = False
+
+    def value(self, z: Array) -> Array:
+        """a = g(z), shaped like z (N, n)."""
+        return self.on(z)[0](z)  # type: ignore[no-any-return]
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        """γ = g′: (N, n), or the matrices (N, n, n) where the activation works on rows."""
+        return self.on(z)[1](z, a)  # type: ignore[no-any-return]
+
+    def second_derivative(self, z: Array, a: Array) -> Array:
+        """g″, shaped like z.
+
+        Raises:
+            ParameterError: the activation works on rows and has no elementwise second derivative.
+        """
+        if self.rowwise:
+            raise ParameterError(f"{self}: expected an elementwise activation, got one that works on rows.")
+        return self.on(z)[2](z, a)  # type: ignore[no-any-return]
+
+    def backward(self, dC_da: Array, z: Array, a: Array) -> Array:
+        """∂C/∂z from ∂C/∂a, both (N, n): ∂C/∂a ⊙ γ, or the contraction with γ's matrices."""
+        if self.rowwise:
+            return self.on(z)[2](dC_da, z, a)  # type: ignore[no-any-return]
+        return dC_da * self.on(z)[1](z, a)  # type: ignore[no-any-return]
+
+
+def activation(
+    formula: str = "",
+    source: str = "",
+    *,
+    range: tuple[float, float] = (-INFINITY, INFINITY),
+    kinks: tuple[float, ...] = (),
+    rowwise: bool = False,
+) -> Callable[[Callable[..., Any]], Activation]:
+    """Make an `Activation` of a function (xp, real, **parameters) → (g, g′, g″); its name is the function's.
+
+    @chainrule.activation("z / (1 + Abs(z))", range=(-1, 1))
+    def softsign(xp, real):
+        one = real(1)
+        def g(z): return z / (one + xp.abs(z))
+        def dg(z, a): return (one - xp.abs(a)) ** 2
+        def d2g(z, a): return -real(2) * xp.sign(z) * (one - xp.abs(a)) ** 3
+        return g, dg, d2g
+    """
+
+    def build(make: Callable[..., Any]) -> Activation:
+        return Activation(
+            make.__name__.strip("_"), make, formula, source, default_parameters(make), range, kinks, rowwise
+        )
+
+    return build
+
+
+@activation("z", "000 §1.3; 003 (7)")
+def identity(xp: Any, real: Any) -> tuple[Function, ...]:
+    def g(z):
+        return z
+
+    def dg(z, a):
+        return xp.ones_like(z)
+
+    def d2g(z, a):
+        return xp.zeros_like(z)
+
+    return g, dg, d2g
+
+
+@activation("Heaviside(z, 1)", "003 (2)", range=(0, 1), kinks=(0.0,))
+def step(xp: Any, real: Any) -> tuple[Function, ...]:
+    zero, one = real(0), real(1)
+
+    def g(z):
+        return xp.where(z >= zero, one, zero)
+
+    def dg(z, a):
+        return xp.zeros_like(z)
+
+    def d2g(z, a):
+        return xp.zeros_like(z)
+
+    return g, dg, d2g
+
+
+@activation("Max(0, z)", "000 §1.3; 004 (4); 002 (7.33) writes step(z) for the derivative: relu(1)",
+            range=(0, INFINITY), kinks=(0.0,))
+def relu(xp: Any, real: Any, at_zero: float = 0.0) -> tuple[Function, ...]:
+    zero, one = real(0), real(1)
+
+    def g(z):
+        return xp.maximum(z, zero)
+
+    def dg(z, a):
+        return xp.where(z > zero, one, xp.where(z < zero, zero, at_zero))
+
+    def d2g(z, a):
+        return xp.zeros_like(z)
+
+    return g, dg, d2g
+
+
+@activation("Max(0, z) + slope*Min(0, z)", "Maas, Hannun & Ng 2013", kinks=(0.0,))
+def leaky_relu(xp: Any, real: Any, slope: float = 0.01) -> tuple[Function, ...]:
+    zero, one = real(0), real(1)
+
+    def g(z):
+        return xp.where(z > zero, z, slope * z)
+
+    def dg(z, a):
+        return xp.where(z > zero, one, slope)
+
+    def d2g(z, a):
+        return xp.zeros_like(z)
+
+    return g, dg, d2g
+
+
+def _scaled_elu(xp: Any, real: Any, alpha: Any, scale: Any) -> tuple[Function, ...]:
+    zero = real(0)
+
+    def g(z):
+        return scale * xp.where(z > zero, z, alpha * xp.expm1(xp.minimum(z, zero)))
+
+    def dg(z, a):
+        return xp.where(z > zero, scale, scale * alpha * xp.exp(xp.minimum(z, zero)))
+
+    def d2g(z, a):
+        return xp.where(z > zero, zero, scale * alpha * xp.exp(xp.minimum(z, zero)))
+
+    return g, dg, d2g
+
+
+@activation("Piecewise((z, z > 0), (alpha*(exp(z) - 1), True))", "Clevert, Unterthiner & Hochreiter 2016",
+            kinks=(0.0,))
+def elu(xp: Any, real: Any, alpha: float = 1.0) -> tuple[Function, ...]:
+    return _scaled_elu(xp, real, alpha, real(1))
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+@activation(f"{SELU_SCALE!r}*Piecewise((z, z > 0), ({SELU_ALPHA!r}*(exp(z) - 1), True))",
+            "Klambauer et al. 2017", kinks=(0.0,))
+def selu(xp: Any, real: Any) -> tuple[Function, ...]:
+    return _scaled_elu(xp, real, real(SELU_ALPHA), real(SELU_SCALE))
+
+
+@activation("z*(1 + erf(z/sqrt(2)))/2", "Hendrycks & Gimpel 2016, exact form")
+def gelu(xp: Any, real: Any) -> tuple[Function, ...]:
+    half, one, two = real(0.5), real(1), real(2)
+    root_half, density = real(0.7071067811865476), real(0.3989422804014327)  # 1/√2, 1/√(2π)
+
+    def g(z):
+        return half * z * (one + xp.erf(z * root_half))
+
+    def dg(z, a):
+        return half * (one + xp.erf(z * root_half)) + z * density * xp.exp(-half * z * z)
+
+    def d2g(z, a):
+        return (two - z * z) * density * xp.exp(-half * z * z)
+
+    return g, dg, d2g
+
+
+@activation("z/(1 + exp(-z))", "Elfwing, Uchibe & Doya 2018")
+def silu(xp: Any, real: Any) -> tuple[Function, ...]:
+    one, two = real(1), real(2)
+    sigma = sigmoid_of(xp, real)
+
+    def g(z):
+        return z * sigma(z)
+
+    def dg(z, a):
+        s = sigma(z)
+        return s + z * s * (one - s)
+
+    def d2g(z, a):
+        s = sigma(z)
+        return s * (one - s) * (two + z * (one - two * s))
+
+    return g, dg, d2g
+
+
+@activation("z*tanh(log(1 + exp(z)))", "Misra 2020")
+def mish(xp: Any, real: Any) -> tuple[Function, ...]:
+    # With e = eᶻ and m = e(e + 2): tanh(ln(1 + e)) = m/(m + 2), its derivative 4e(e + 1)/(m + 2)². From z = 20
+    # on the first rounds to 1 and the second to 0, so the exponential is taken of min(z, 20) and cannot overflow.
+    one, two, four, limit = real(1), real(2), real(4), real(20)
+
+    def g(z):
+        e = xp.exp(xp.minimum(z, limit))
+        m = e * (e + two)
+        return z * (m / (m + two))
+
+    def dg(z, a):
+        e = xp.exp(xp.minimum(z, limit))
+        m = e * (e + two)
+        return m / (m + two) + z * (four * e / (m + two) * ((e + one) / (m + two)))
+
+    def d2g(z, a):
+        e = xp.exp(xp.minimum(z, limit))
+        m = e * (e + two)
+        first = four * e / (m + two) * ((e + one) / (m + two))
+        second = first * ((two * e + one) / (e + one) - four * e * ((e + one) / (m + two)))
+        return two * first + z * second
+
+    return g, dg, d2g
+
+
+@activation("log(1 + exp(z))", "Dugas et al. 2001", range=(0, INFINITY))
+def softplus(xp: Any, real: Any) -> tuple[Function, ...]:
+    one = real(1)
+    value, sigma = softplus_of(xp, real), sigmoid_of(xp, real)
+
+    def g(z):
+        return value(z)
+
+    def dg(z, a):
+        return sigma(z)
+
+    def d2g(z, a):
+        s = sigma(z)
+        return s * (one - s)
+
+    return g, dg, d2g
+
+
+@activation("1/(1 + exp(-z))", "000 §1.3; 002 (7.2); 003 (3); 004 (5)", range=(0, 1))
+def sigmoid(xp: Any, real: Any) -> tuple[Function, ...]:
+    one, two = real(1), real(2)
+    sigma = sigmoid_of(xp, real)
+
+    def g(z):
+        return sigma(z)
+
+    def dg(z, a):
+        return a * (one - a)
+
+    def d2g(z, a):
+        return a * (one - a) * (one - two * a)
+
+    return g, dg, d2g
+
+
+@activation("tanh(z)", "004 (6)", range=(-1, 1))
+def tanh(xp: Any, real: Any) -> tuple[Function, ...]:
+    one, two = real(1), real(2)
+
+    def g(z):
+        return xp.tanh(z)
+
+    def dg(z, a):
+        return one - a * a
+
+    def d2g(z, a):
+        return -two * a * (one - a * a)
+
+    return g, dg, d2g
+
+
+@activation("exp(z)", "003 §3 problem 2", range=(0, INFINITY))
+def exp(xp: Any, real: Any) -> tuple[Function, ...]:
+    def g(z):
+        return xp.exp(z)
+
+    def dg(z, a):
+        return a
+
+    def d2g(z, a):
+        return a
+
+    return g, dg, d2g
+
+
+@activation("z**2", "002 (7.47)-(7.49)", range=(0, INFINITY))
+def square(xp: Any, real: Any) -> tuple[Function, ...]:
+    two = real(2)
+
+    def g(z):
+        return z * z
+
+    def dg(z, a):
+        return two * z
+
+    def d2g(z, a):
+        return two * xp.ones_like(z)
+
+    return g, dg, d2g
+
+
+@activation("exp(z[k])/Sum(exp(z[j]), (j, 1, n))", "003 (5); 004 (7)", range=(0, 1), rowwise=True)
+def softmax(xp: Any, real: Any) -> tuple[Function, ...]:
+    value = softmax_of(xp, real)
+
+    def g(z):
+        return value(z)
+
+    def matrix(z, a):
+        return a[..., :, None] * (xp.eye(a.shape[-1], real) - a[..., None, :])
+
+    def contract(dC_da, z, a):
+        return a * (dC_da - xp.row_sum(dC_da * a))
+
+    return g, matrix, contract
+
+
+CATALOGUE = {
+    record.name: record
+    for record in (identity, step, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus, sigmoid, tanh, exp, square,
+                   softmax)
+}
+
+
+def find_activation(where: str, given: Activation | str) -> Activation:
+    """An activation from a record, a name, or a name with parameters such as "leaky_relu(0.2)".
+
+    Raises:
+        ParameterError: neither, or unknown.
+    """
+    return find(where, given, Activation, CATALOGUE)

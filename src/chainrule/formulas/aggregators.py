@@ -1,0 +1,108 @@
+"""Aggregators φ: one number from the losses L (N,) of the samples, with its gradient ∂φ/∂L (N,) (`mathematics` §4).
+
+`make(L, s, mean_weight, **parameters)` returns both. s (N,) are the sample weights; mean_weight is their mean
+over the whole data set, of which L may be a mini-batch. L may be complex (complex step): it is compared by
+its real part, and the gradient then belongs to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..errors import ParameterError
+from .record import Record, default_parameters, find
+
+
+@dataclass(frozen=True)
+class Aggregator(Record):
+    """A function φ of the samples' losses.
+
+    Attributes:
+        additive: whether φ of a data set follows from its mini-batches. Where not (tilted, risk and maximum),
+            training in mini-batches aggregates each batch as it is, and the sum of epochs is another cost.
+    """
+
+    additive: bool = False
+
+    def value_and_gradient(self, L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
+        """(φ, ∂φ/∂L (N,))."""
+        return self.make(L, s, mean_weight, **dict(self.parameters))  # type: ignore[return-value]
+
+    def check(self) -> None:
+        """Raise ParameterError for a share outside (0, 1] or a temperature of 0."""
+        for name, value in self.parameters:
+            if name == "share" and not 0 < value <= 1:
+                raise ParameterError(f"{self.name}: expected a share above 0 and at most 1, got {value:g}.")
+            if name == "t" and (value == 0 or not np.isfinite(value)):
+                raise ParameterError(f"{self.name}: expected a finite temperature other than 0, got {value:g}.")
+
+
+def _aggregator(formula: str, source: str, *, additive: bool) -> Callable[[Callable[..., Any]], Aggregator]:
+    def build(make: Callable[..., Any]) -> Aggregator:
+        name = make.__name__.strip("_")
+        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), additive)
+
+    return build
+
+
+@_aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", additive=True)
+def mean(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
+    # The one place of the factor 1/N. The divisor is the weight expected of N rows, not the weight they have.
+    dC_dL = s / (L.shape[0] * mean_weight)
+    return dC_dL @ L, dC_dL
+
+
+@_aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", additive=True)
+def sum_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
+    return s @ L, s
+
+
+@_aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021", additive=False)
+def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any, Array]:
+    top = (t * L.real)[s > 0].max() if s.any() else 0.0
+    share = s * np.exp(np.minimum(t * L - top, 0.0) if L.dtype.kind != "c" else t * L - top)
+    total = share.sum()
+    if not s.any():
+        return 0.0 * L.sum(), np.zeros_like(s)
+    return (top + np.log(total / s.sum())) / t, share / total
+
+
+@_aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000", additive=False)
+def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[Any, Array]:
+    if not s.any():
+        return 0.0 * L.sum(), np.zeros_like(s)
+    p = s / s.sum()
+    worst_first = np.argsort(-L.real, kind="stable")
+    cumulative = np.cumsum(p[worst_first])
+    last = min(int(np.searchsorted(cumulative, share * (1 - 1e-12))), len(p) - 1)
+    quantile = L.real[worst_first[last]]
+    above, at = L.real > quantile, L.real == quantile
+    weight = np.where(above, p, 0.0) / share
+    weight[at] = p[at] / p[at].sum() * (1.0 - weight.sum())
+    return weight @ L, weight
+
+
+@_aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties", additive=False)
+def max_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
+    if not s.any():
+        return 0.0 * L.sum(), np.zeros_like(s)
+    ties = (L.real == L.real[s > 0].max()) & (s > 0)
+    weight = ties / np.count_nonzero(ties)
+    return weight @ L, weight
+
+
+CATALOGUE = {record.name: record for record in (mean, sum_, tilted, cvar, max_)}
+
+
+def find_aggregator(where: str, given: Aggregator | str) -> Aggregator:
+    """An aggregator from a record, a name, or a name with its parameter such as "cvar(0.1)".
+
+    Raises:
+        ParameterError: neither, or unknown.
+    """
+    return find(where, given, Aggregator, CATALOGUE)

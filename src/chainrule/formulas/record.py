@@ -1,0 +1,119 @@
+"""What every formula record shares: a name, parameters, the formula as text, and the code, written once.
+
+The code is a function `make(xp, real, **parameters)` that returns the value and its derivatives. `xp` holds
+the functions that a formula may call and `real` makes its literals (`real(1)`), so the same lines serve
+float32, float64, complex-step differentiation and, compiled, a training loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Self, TypeVar
+
+from ..arrays import Array, namespace
+from ..errors import ParameterError, unknown_name
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A named formula.
+
+    Attributes:
+        name: how it is called in settings and files.
+        make: (xp, real, **parameters) → the functions (value, first derivative, second derivative).
+        formula: the value in SymPy's syntax, which the tests differentiate and compare with `make`.
+        source: where it comes from: a seed and its equation, or a paper.
+        parameters: sorted (name, number) pairs, such as (("slope", 0.01),).
+    """
+
+    name: str
+    make: Callable[..., tuple[Function, ...]]
+    formula: str = ""
+    source: str = ""
+    parameters: tuple[tuple[str, float], ...] = field(default=())
+
+    def __call__(self, *values: float, **named: float) -> Self:
+        """The same formula with other parameters: `leaky_relu(0.2)`, `huber(delta=2)`.
+
+        Raises:
+            ParameterError: a parameter that the formula does not have, or that is no number.
+        """
+        known = [name for name, _ in self.parameters]
+        if len(values) > len(known):
+            raise ParameterError(f"{self.name}: expected at most {len(known)} parameters, got {len(values)}.")
+        given = dict(zip(known, values, strict=False)) | named
+        for name, value in given.items():
+            if name not in known:
+                raise unknown_name(f"{self.name}: parameter", name, known or ["(none)"])
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ParameterError(f"{self.name}: expected parameter {name} to be a number, got {value!r}.")
+        numbers = {name: float(value) for name, value in given.items()}
+        changed = replace(self, parameters=tuple((dict(self.parameters) | numbers).items()))
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """Raise ParameterError where a parameter lies outside its range."""
+
+    def on(self, z: Array) -> tuple[Function, ...]:
+        """The functions bound to the kind of array that z is."""
+        return _bind(self.make, self.parameters, *namespace(z))
+
+    @property
+    def spec(self) -> str:
+        """The name with every parameter, exact: what files hold and `find` reads."""
+        inner = ", ".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in self.parameters)
+        return f"{self.name}({inner})" if inner else self.name
+
+    def __str__(self) -> str:
+        defaults = {p.name: p.default for p in inspect.signature(self.make).parameters.values()}
+        changed = tuple(pair for pair in self.parameters if pair[1] != defaults.get(pair[0]))
+        return replace(self, parameters=changed).spec
+
+
+@lru_cache(maxsize=512)
+def _bind(
+    make: Callable[..., tuple[Function, ...]], parameters: tuple[tuple[str, float], ...], xp: Any, real: Any
+) -> tuple[Function, ...]:
+    return make(xp, real, **{name: real(value) for name, value in parameters})
+
+
+def default_parameters(make: Callable[..., Any], skip: int = 2) -> tuple[tuple[str, float], ...]:
+    """The parameters of `make` beyond its first `skip`, with their defaults."""
+    extra = list(inspect.signature(make).parameters.values())[skip:]
+    return tuple((p.name, float(p.default)) for p in extra)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) -> R:
+    """A record from a record, a name, or a name with parameters such as "huber(delta=2)" or "leaky_relu(0.2)".
+
+    Raises:
+        ParameterError: neither of them, or a name that the catalogue lacks.
+    """
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, str):
+        raise ParameterError(f"{where}: expected a name or a {kind.__name__} record, got {given!r}.")
+    name, bracket, rest = given.strip().partition("(")
+    record = catalogue.get(name.strip())
+    if record is None:
+        raise unknown_name(where, name.strip(), catalogue)
+    if not bracket:
+        return record
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = [ast.literal_eval(a) for a in call.args]
+        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise ParameterError(f"{where}: expected a form such as {name}(0.5), got {given!r}.") from None
+    return record(*values, **named)

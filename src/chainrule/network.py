@@ -1,0 +1,456 @@
+"""The public objects: `Network`, which holds an architecture and θ, and `Run`, what a training left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import files
+from .arrays import Array, check_dtype, check_matrix, check_weights
+from .core.architecture import Architecture, chain, forward
+from .core.backward import cost_value, gradient
+from .core.cost import Cost, Penalty, make_cost
+from .core.layers import Dense, Layer
+from .counter import check_seed
+from .errors import DivergenceError, ParameterError, ShapeError
+from .formulas.activations import Activation
+from .formulas.aggregators import Aggregator
+from .formulas.losses import Loss, default_loss, find_loss
+from .training.loop import PREDICT_ROWS, Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, train
+from .training.metrics import decide
+from .training.optimizers import Optimizer, find_optimizer
+from .training.schedules import Schedule, find_schedule
+
+Pair = tuple[npt.ArrayLike, npt.ArrayLike]
+Triple = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The cost and its gradient at the present parameters.
+
+    Attributes:
+        cost: C.
+        dC_dtheta: the flat gradient (P,).
+        dC_dW, dC_db: by layer number, from 1; None where a layer has no W or no b.
+    """
+
+    cost: float
+    dC_dtheta: Array
+    dC_dW: dict[int, Array | None]
+    dC_db: dict[int, Array | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left behind.
+
+    Attributes:
+        history: one row for each epoch: epoch, step, train_cost, valid_cost, the monitored metric,
+            learning_rate, seconds, rows_per_second.
+        reason: why it ended: "epochs", "patience", "time", "steps", "callback", "interrupted", "diverged".
+        best_epoch: the epoch whose parameters the network now has; 0 where it has those of the last step.
+        best_score: the monitored score of that epoch, or the last training cost.
+        snapshot: the state after the last step, from which `fit(..., resume=run.snapshot)` continues.
+        plan: every setting of the run.
+        starts: the best score of every random start; the best one was kept.
+    """
+
+    history: list[Row]
+    reason: str
+    best_epoch: int
+    best_score: float
+    snapshot: Snapshot
+    plan: Plan
+    starts: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        kept = f", best epoch {self.best_epoch}" if self.best_epoch else ""
+        return f"Run({len(self.history)} epochs, ended by {self.reason}{kept}, score {self.best_score:.6g})"
+
+
+class Network:
+    """A dense network: an architecture with its parameters.
+
+    Args:
+        inputs: n_0, the number of input columns.
+        layers: the layers 1 … L, such as [Dense(3, "tanh"), Dense(1)].
+        seed: of the starting parameters, and by default of everything random in training.
+        dtype: "float64" or "float32".
+
+    Raises:
+        ParameterError, ShapeError: unknown names, wrong settings, or sizes that do not chain.
+    """
+
+    def __init__(
+        self, inputs: int, layers: Sequence[Layer], *, seed: int = 0, dtype: npt.DTypeLike = "float64"
+    ) -> None:
+        self.dtype = check_dtype("Network", dtype)
+        self.seed = check_seed("Network", seed)
+        self.architecture: Architecture = chain("Network", inputs, layers)
+        self._theta: Array = self.architecture.start(self.seed, self.dtype)
+
+    # -- parameters ---------------------------------------------------------------------------------------------
+
+    @property
+    def theta(self) -> Array:
+        """All parameters θ (P,), layer by layer, W before b; a read-only view. `set` changes them."""
+        view = self._theta.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def P(self) -> int:
+        """The number of parameters."""
+        return self.architecture.P
+
+    def W(self, layer: int) -> Array:
+        """W of a layer (1 … L): (n_l, n_{l-1}) of a dense layer; a read-only view.
+
+        Raises:
+            ParameterError: no such layer, or it has no W.
+        """
+        return self._part(layer, "W")
+
+    def b(self, layer: int) -> Array:
+        """b (n_l,) of a layer (1 … L); a read-only view.
+
+        Raises:
+            ParameterError: no such layer, or it has no b.
+        """
+        return self._part(layer, "b")
+
+    def _part(self, layer: int, name: Literal["W", "b"]) -> Array:
+        L = len(self.architecture.layers)
+        if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 1 <= layer <= L:
+            raise ParameterError(f"Network: expected a layer from 1 to {L}, got {layer!r}.")
+        part: Array | None = getattr(self.architecture.views(self.theta)[layer - 1], name)
+        if part is None:
+            raise ParameterError(f"Network: expected a layer with a {name}, got {self.architecture.describe(layer)}.")
+        return part
+
+    def set(self, layer: int, W: npt.ArrayLike | None = None, b: npt.ArrayLike | None = None) -> Network:
+        """Give a layer (1 … L) other parameters; returns the network itself.
+
+        Raises:
+            ShapeError, DataError: another shape, or not finite numbers; nothing is changed then.
+        """
+        new = self._theta.copy()
+        for name, value in (("W", W), ("b", b)):
+            if value is None:
+                continue
+            shape = self._part(layer, name).shape  # type: ignore[arg-type]
+            given = np.asarray(value)
+            if given.shape != shape:
+                raise ShapeError(
+                    f"Network.set, {self.architecture.describe(layer)}: expected {name} of shape {shape}, "
+                    f"got {given.shape}."
+                )
+            checked = check_matrix("Network.set", name, given.reshape(shape[0], -1), None, self.dtype)
+            getattr(self.architecture.views(new)[layer - 1], name)[...] = checked.reshape(shape)
+        self._theta = new
+        return self
+
+    # -- values -------------------------------------------------------------------------------------------------
+
+    def predict(self, X: npt.ArrayLike) -> Array:
+        """ŷ (N, n_L) for X (N, n_0).
+
+        Raises:
+            ShapeError, DataError: another number of columns, or not finite numbers.
+        """
+        X = check_matrix("predict", "X", X, self.architecture.inputs, self.dtype)
+        y_hat = np.empty((len(X), self.architecture.outputs), self.dtype)
+        with np.errstate(all="ignore"):
+            for i in range(0, len(X), PREDICT_ROWS):
+                y_hat[i : i + PREDICT_ROWS] = forward(self.architecture, self._theta, X[i : i + PREDICT_ROWS]).y_hat
+        return y_hat
+
+    def decide(self, X: npt.ArrayLike) -> Array:
+        """Hard decisions from a classifying output (003 (4), (6)): labels (N,) of a softmax, else 0 or 1 (N, n_L).
+
+        Raises:
+            ParameterError: the output is neither softmax, sigmoid nor step.
+        """
+        g = self.architecture.output_activation
+        if g.name not in ("softmax", "sigmoid", "step"):
+            raise ParameterError(f"decide: expected a softmax, sigmoid or step output, got {g}. Use predict.")
+        y_hat = self.predict(X)
+        if g.name == "softmax":
+            return y_hat.argmax(axis=1)
+        return decide(find_loss("decide", "binary_cross_entropy"), y_hat).astype(np.int64)
+
+    def _cost(
+        self,
+        where: str,
+        loss: Loss | str | None,
+        aggregate: Aggregator | str,
+        penalty: Penalty | float | None,
+        average_outputs: bool,
+        label_smoothing: float,
+    ) -> Cost:
+        g = self.architecture.output_activation
+        chosen = default_loss(g) if loss is None else loss
+        return make_cost(where, g, chosen, aggregate, penalty, average_outputs, label_smoothing)
+
+    def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
+        X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
+        y = cost.targets(where, y, self.architecture.outputs, self.dtype)
+        if len(y) != len(X):
+            raise ShapeError(f"{where}: expected X and y with as many rows, got {len(X)} and {len(y)}.")
+        return Data(X, y, check_weights(where, s, len(X)))
+
+    def cost(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        loss: Loss | str | None = None,
+        aggregate: Aggregator | str = "mean",
+        penalty: Penalty | float | None = None,
+        average_outputs: bool = False,
+        label_smoothing: float = 0.0,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
+        """C = φ(L₁ … L_N) + R(θ) at the present parameters; the arguments are those of `fit`."""
+        cost = self._cost("cost", loss, aggregate, penalty, average_outputs, label_smoothing)
+        data = self._data("cost", cost, X, y, sample_weight)
+        with np.errstate(all="ignore"):
+            return float(cost_value(self.architecture, self._theta, data.X, data.y, cost, data.s))
+
+    def gradient(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        loss: Loss | str | None = None,
+        aggregate: Aggregator | str = "mean",
+        penalty: Penalty | float | None = None,
+        average_outputs: bool = False,
+        label_smoothing: float = 0.0,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Gradients:
+        """C and ∂C/∂θ at the present parameters; the arguments are those of `fit`."""
+        cost = self._cost("gradient", loss, aggregate, penalty, average_outputs, label_smoothing)
+        data = self._data("gradient", cost, X, y, sample_weight)
+        with np.errstate(all="ignore"):
+            G = gradient(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()))
+        parts = dict(enumerate(self.architecture.views(G.theta), 1))
+        return Gradients(
+            float(G.cost), G.theta, {n: p.W for n, p in parts.items()}, {n: p.b for n, p in parts.items()}
+        )
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        loss: Loss | str | None = None,
+        aggregate: Aggregator | str = "mean",
+        penalty: Penalty | float | None = None,
+        average_outputs: bool = False,
+        label_smoothing: float = 0.0,
+        sample_weight: npt.ArrayLike | None = None,
+        validation: Pair | Triple | None = None,
+        optimizer: Optimizer | str = "adam",
+        schedule: Schedule | str = "constant",
+        epochs: int = 100,
+        batch_size: int | None = 32,
+        sampling: str = "shuffle",
+        drop_last: bool = False,
+        clip_norm: float | None = None,
+        monitor: str = "cost",
+        patience: int | None = None,
+        tolerance: float = 0.0,
+        time_limit: float | None = None,
+        max_steps: int | None = None,
+        starts: int = 1,
+        seed: int | None = None,
+        resume: Snapshot | None = None,
+        on_epoch: OnEpoch | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Run:
+        """Train, and keep the best epoch where there is a validation set, else the last.
+
+        Args:
+            X, y: (N, n_0) and targets (N, n_L), (N,) for one output, or labels 0 … K − 1 for a categorical loss.
+            loss: a name or record; by default it follows from the output activation.
+            aggregate: φ: "mean", "sum", "tilted(t)", "cvar(share)" or "max".
+            penalty: a `Penalty`, or a number λ for (λ/2)‖W‖².
+            average_outputs: a sample's loss is the mean over its outputs instead of their sum.
+            label_smoothing: ε in [0, 1), for cross-entropies.
+            sample_weight: (N,), at least 0.
+            validation: (X, y) or (X, y, weights).
+            optimizer, schedule: records or names; `schedule` multiplies the optimizer's learning rate.
+            epochs … max_steps: see `Plan`.
+            starts: random starts, of which the best is kept: the present parameters, and `starts` − 1 new ones.
+            seed: of shuffles and dropout; that of the network by default.
+            resume: continue from this snapshot; data and settings must be those of its run.
+            on_epoch, on_progress: see `training.loop.train`.
+
+        Raises:
+            ParameterError, ShapeError, DataError: something does not fit; nothing has been changed.
+            DivergenceError: a number is not finite. The network keeps the best epoch so far, or the last finite
+                step, and `error.run` holds the run.
+        """
+        cost = self._cost("fit", loss, aggregate, penalty, average_outputs, label_smoothing)
+        data = self._data("fit", cost, X, y, sample_weight)
+        held_out = None
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+                raise ParameterError("fit: expected validation as (X, y) or (X, y, weights), got something else.")
+            held_out = self._data("fit, validation", cost, *validation, *([None] * (3 - len(validation))))
+        plan = Plan(
+            cost=cost,
+            optimizer=find_optimizer("fit, optimizer", optimizer),
+            schedule=find_schedule("fit, schedule", schedule),
+            epochs=epochs,
+            batch_size=batch_size,
+            sampling=sampling,
+            drop_last=drop_last,
+            clip_norm=clip_norm,
+            monitor=monitor,
+            patience=patience,
+            tolerance=tolerance,
+            time_limit=time_limit,
+            max_steps=max_steps,
+            seed=self.seed if seed is None else check_seed("fit", seed),
+        )
+        if plan.monitor != "cost" and held_out is None:
+            raise ParameterError(f"fit: expected a validation set with monitor={monitor!r}, got none.")
+        if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
+            raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
+        if resume is not None and starts > 1:
+            raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
+        snapshots = (
+            [self._checked(resume, plan)]
+            if resume is not None
+            else [
+                Snapshot.start(
+                    self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k), plan.optimizer
+                )
+                for k in range(starts)
+            ]
+        )
+        if resume is None:
+            self._check_start(snapshots[0].theta)
+
+        runs: list[Run] = []
+        diverged: DivergenceError | None = None
+        for k, snapshot in enumerate(snapshots):
+            training = Training(self.architecture, data, held_out, replace(plan, seed=plan.seed + k), snapshot)
+            try:
+                reason = train(training, on_epoch, on_progress)
+            except DivergenceError as error:
+                diverged, reason = error, "diverged"
+            runs.append(_finished(training, reason))
+            if reason in ("interrupted", "callback"):
+                break
+        sound = [run for run in runs if run.reason != "diverged"] or runs
+        best = min(sound, key=lambda run: run.best_score)
+        best = replace(best, starts=[run.best_score for run in runs])
+        kept = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
+        assert kept is not None
+        self._theta = kept.copy()
+        if best.reason == "diverged" and diverged is not None:
+            diverged.run = best
+            raise diverged
+        return best
+
+    def _check_start(self, theta: Array) -> None:
+        weights = [p.W for layer, p in zip(self.architecture.layers, self.architecture.views(theta), strict=True)
+                   if isinstance(layer, Dense) and p.W is not None]
+        if len(weights) > 1 and not any(W.any() for W in weights):
+            raise ParameterError(
+                "fit: expected some weight other than 0 in a network with a hidden layer, got all zero. All units of "
+                "a layer would get the same gradient and stay equal (symmetry). Start from random weights."
+            )
+
+    def _checked(self, snapshot: Snapshot, plan: Plan) -> Snapshot:
+        if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:
+            raise ShapeError(
+                f"fit, resume: expected a snapshot of {self.P} parameters in {self.dtype}, "
+                f"got {snapshot.theta.size} in {snapshot.theta.dtype}."
+            )
+        if tuple(snapshot.slots) != plan.optimizer.slots:
+            raise ParameterError(
+                f"fit, resume: expected the optimizer's state {plan.optimizer.slots}, got {tuple(snapshot.slots)}. "
+                "Continue with the optimizer of the run."
+            )
+        return snapshot
+
+    # -- files and text -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to one safetensors file, as a whole or not at all.
+
+        Raises:
+            OutputError: it could not be written; what was there before is untouched.
+        """
+        document = {"network": files.describe_architecture(self.architecture), "seed": self.seed}
+        files.write_model(path, "network", {"theta": self._theta}, document)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], activations: Iterable[Activation] = ()) -> Network:
+        """Read a network; activations of one's own are passed in again, as files hold no code.
+
+        Raises:
+            ModelFileError: missing, damaged, or not a network.
+        """
+        arrays, document = files.read_model(path, "network")
+        return files.strictly(path, lambda: Network.rebuild(document, arrays["theta"], activations))
+
+    @staticmethod
+    def rebuild(document: Any, theta: Array, activations: Iterable[Activation] = ()) -> Network:
+        """A network from its description in a model file, and θ (P,)."""
+        network = object.__new__(Network)
+        network.dtype = check_dtype("model file", theta.dtype)
+        network.seed = check_seed("model file", document["seed"])
+        network.architecture = files.build_architecture(document["network"], activations)
+        if theta.shape != (network.P,):
+            raise ShapeError(f"expected {network.P} parameters, got {theta.shape}.")
+        network._theta = check_matrix("model file", "theta", theta, 1, network.dtype).reshape(-1)
+        return network
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row for each layer: number, layer, output shape, shapes of W and b, parameter count."""
+        rows = []
+        for number, layer in enumerate(self.architecture.layers, 1):
+            shapes = [s for s in (layer.W_shape, layer.b_shape) if s is not None]
+            rows.append(
+                {
+                    "number": number,
+                    "layer": str(layer),
+                    "output": f"(N, {layer.outputs})",
+                    "W": layer.W_shape,
+                    "b": layer.b_shape,
+                    "parameters": int(sum(np.prod(shape) for shape in shapes)),
+                }
+            )
+        return rows
+
+    def _lines(self) -> Iterator[str]:
+        yield f"Network: {self.architecture.inputs} inputs, {self.P:,} parameters, {self.dtype}"
+        for row in self.summary():
+            shapes = ", ".join(f"{name} {row[name]}" for name in ("W", "b") if row[name] is not None)
+            yield f"  {row['number']}  {row['layer']:<32} {shapes:<28} {row['parameters']:>10,}"
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+
+def _finished(training: Training, reason: str) -> Run:
+    """The run that a training left behind."""
+    last = training.snapshot
+    if last.best_epoch:
+        score = last.best_score
+    else:
+        score = last.history[-1]["train_cost"] if last.history else float("inf")
+    return Run(list(last.history), reason, last.best_epoch, score, last, training.plan)

@@ -1,0 +1,1 @@
+"""Training: update rules, schedules, and the loop. Only the loop writes θ."""

@@ -1,0 +1,353 @@
+"""The training loop: batches, gradient, clipping, update; stopping rules; snapshots (`mathematics` §6).
+
+Every number of step t is a function of (data, plan, snapshot before t), and random numbers come from counters,
+so a run that is continued from a snapshot gives the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array, all_finite
+from ..core.architecture import Architecture, Masks, forward
+from ..core.backward import Gradient, gradient
+from ..core.cost import Cost
+from ..counter import Purpose, generator
+from ..errors import DivergenceError, ParameterError, unknown_name
+from .metrics import find_metric
+from .optimizers import Optimizer, update
+from .schedules import Schedule
+
+SAMPLINGS = ("shuffle", "sequential", "replacement")
+PREDICT_ROWS = 4096  # rows in one forward pass without gradient, which bounds its memory
+
+Row = dict[str, float]
+
+
+class Data(NamedTuple):
+    """Checked arrays: X (N, n_0), y (N, n_L) in the network's dtype, weights s (N,) in float64."""
+
+    X: Array
+    y: Array
+    s: Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a training run does, besides network and data.
+
+    Attributes:
+        cost, optimizer, schedule: the records.
+        epochs: passes over the rows.
+        batch_size: rows in one step; None is all of them.
+        sampling: "shuffle" (a new order every epoch), "sequential" (fixed order), "replacement" (each row drawn
+            at random, with replacement; 002's pseudo-code with batch_size=1).
+        drop_last: leave out the short batch at the end of an epoch.
+        clip_norm: scale the gradient down to this Euclidean norm where it is larger.
+        monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse" or "mae".
+        patience, tolerance: stop when the score has not fallen by more than `tolerance` for `patience` epochs.
+            The score is the monitored one, or the training cost without a validation set.
+        time_limit: seconds; max_steps: updates. Both may end a run inside an epoch.
+        seed: of shuffles and dropout masks.
+    """
+
+    cost: Cost
+    optimizer: Optimizer
+    schedule: Schedule
+    epochs: int = 100
+    batch_size: int | None = 32
+    sampling: str = "shuffle"
+    drop_last: bool = False
+    clip_norm: float | None = None
+    monitor: str = "cost"
+    patience: int | None = None
+    tolerance: float = 0.0
+    time_limit: float | None = None
+    max_steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "max_steps"):
+            value = getattr(self, name)
+            if value is None and name != "epochs":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ParameterError(f"fit: expected {name} to be a whole number of at least 1, got {value!r}.")
+        if self.sampling not in SAMPLINGS:
+            raise unknown_name("fit, sampling", self.sampling, SAMPLINGS)
+        for name in ("clip_norm", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ParameterError(f"fit: expected {name} above 0, got {value!r}.")
+        if not self.tolerance >= 0:
+            raise ParameterError(f"fit: expected tolerance of at least 0, got {self.tolerance!r}.")
+        find_metric("fit, monitor", self.monitor, self.cost.loss)
+
+    def rows_per_step(self, rows: int) -> int:
+        """B, at most N."""
+        return min(self.batch_size or rows, rows)
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Updates in one epoch of `rows` rows."""
+        B = self.rows_per_step(rows)
+        return rows // B if self.drop_last else -(-rows // B)
+
+    def order(self, epoch: int, rows: int) -> Array:
+        """The row numbers (N,) of an epoch (0, 1 …), in the order in which batches take them."""
+        if self.sampling == "sequential":
+            return np.arange(rows)
+        rng = generator(self.seed, Purpose.ORDER, epoch)
+        return rng.integers(0, rows, rows) if self.sampling == "replacement" else rng.permutation(rows)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole state of a run between two steps; a run continues from it with the same bits.
+
+    Attributes:
+        theta: θ (P,). slots: the optimizer's state, vectors (P,) by name.
+        step: updates made so far.
+        cost_sum, cost_weight: of the steps of the epoch that is under way.
+        history: one row of numbers for every finished epoch.
+        best_theta, best_epoch, best_score: of the best epoch so far; epoch 0 where there is none yet.
+        reference, stale: the score to beat by more than the tolerance, and the epochs since it was set.
+        seconds: spent in training so far.
+    """
+
+    theta: Array
+    slots: Mapping[str, Array]
+    step: int = 0
+    cost_sum: float = 0.0
+    cost_weight: float = 0.0
+    history: tuple[Row, ...] = ()
+    best_theta: Array | None = None
+    best_epoch: int = 0
+    best_score: float = float("inf")
+    reference: float = float("inf")
+    stale: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def start(theta: Array, optimizer: Optimizer) -> Snapshot:
+        """The state before the first step."""
+        return Snapshot(theta.copy(), {name: np.zeros_like(theta) for name in optimizer.slots})
+
+
+class Step(NamedTuple):
+    """One step, re-created from its number: which rows with which dropout masks, and the learning rate."""
+
+    rows: Array
+    masks: Masks | None
+    learning_rate: float
+
+
+@dataclass
+class Training:
+    """A run under way. `snapshot` is replaced as a whole after every step, so an interrupt never tears it."""
+
+    architecture: Architecture
+    data: Data
+    validation: Data | None
+    plan: Plan
+    snapshot: Snapshot
+
+    def __post_init__(self) -> None:
+        self.N = len(self.data.X)
+        self.steps_per_epoch = self.plan.steps_per_epoch(self.N)
+        self.mean_weight = float(self.data.s.mean())
+        factors = [layer.learning_rate_factors for layer in self.architecture.layers]
+        plain = all(factor == 1.0 for pair in factors for factor in pair)
+        self.factors = None if plain else self.architecture.spread(factors, self.snapshot.theta.dtype)
+        self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
+        self._order: tuple[int, Array] | None = None
+
+    def step(self, number: int) -> Step:
+        """What step `number` (0, 1 …) works on."""
+        epoch, k = divmod(number, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.plan.order(epoch, self.N))
+        B = self.plan.rows_per_step(self.N)
+        rows = self._order[1][k * B : (k + 1) * B]
+        masks = self.architecture.masks(len(rows), self.plan.seed, number, self.snapshot.theta.dtype)
+        factor = self.plan.schedule.factor(number / self.steps_per_epoch, self.plan.epochs)
+        return Step(rows, masks, self.plan.optimizer.learning_rate * factor)
+
+    def gradient(self, step: Step) -> Gradient:
+        """C and ∂C/∂θ of a step at the present θ, before clipping."""
+        X, y, s = (part[step.rows] for part in self.data)
+        return gradient(self.architecture, self.snapshot.theta, X, y, self.plan.cost, s, self.mean_weight, step.masks)
+
+    def advance(self) -> None:
+        """Make one update.
+
+        Raises:
+            DivergenceError: a number is not finite; θ is as before the step.
+        """
+        now, plan = self.snapshot, self.plan
+        step = self.step(now.step)
+        G = self.gradient(step)
+        if not (np.isfinite(G.cost) and all_finite(G.theta)):
+            raise DivergenceError(self._first_non_finite(step))
+        g = clip(G.theta, plan.clip_norm)
+        eta: Any = step.learning_rate
+        if self.factors is not None:
+            eta = self.factors * self.factors.dtype.type(eta)
+        theta, *slots = update(plan.optimizer, now.theta, g, eta, tuple(now.slots.values()), now.step + 1)
+        if not (all_finite(theta) and all(all_finite(slot) for slot in slots)):
+            raise DivergenceError(self._where(now.step, "the update of the parameters overflows"))
+        weight = 1.0 if plan.cost.aggregate.name == "sum" else float(len(step.rows))
+        self.snapshot = replace(
+            now,
+            theta=theta,
+            slots=dict(zip(now.slots, slots, strict=True)),
+            step=now.step + 1,
+            cost_sum=now.cost_sum + float(G.cost) * weight,
+            cost_weight=now.cost_weight + weight,
+        )
+
+    def finish_epoch(self, seconds: float, total_seconds: float) -> Row:
+        """Score the epoch that has just ended, after `seconds` for it; returns its row of the history."""
+        now, plan = self.snapshot, self.plan
+        epoch = now.step // self.steps_per_epoch
+        total = plan.cost.aggregate.name == "sum"
+        row: Row = {"epoch": epoch, "step": now.step}
+        row["train_cost"] = score = now.cost_sum if total else now.cost_sum / now.cost_weight
+        row["learning_rate"] = self.step(now.step - 1).learning_rate
+        if self.validation is not None:
+            y_hat, row["valid_cost"] = self.evaluate(self.validation)
+            score = row["valid_cost"]
+            if self.metric is not None:
+                score = self.metric(plan.cost.loss, y_hat, self.validation.y, self.validation.s)
+                row[f"valid_{plan.monitor}"] = score
+        row["seconds"] = total_seconds
+        row["rows_per_second"] = self.steps_per_epoch * plan.rows_per_step(self.N) / max(seconds, 1e-9)
+        if not np.isfinite(score):
+            raise DivergenceError(self._where(now.step - 1, f"the score of epoch {epoch} is {score}"))
+        best = {}
+        if self.validation is not None and score <= now.best_score:  # of equal epochs the last, as RealMLP does
+            best = {"best_theta": now.theta, "best_epoch": epoch, "best_score": score}
+        fell = score < now.reference - plan.tolerance
+        self.snapshot = replace(
+            now,
+            cost_sum=0.0,
+            cost_weight=0.0,
+            history=(*now.history, row),
+            reference=score if fell else now.reference,
+            stale=0 if fell else now.stale + 1,
+            **best,  # type: ignore[arg-type]
+        )
+        return row
+
+    def evaluate(self, data: Data) -> tuple[Array, float]:
+        """ŷ (N, n_L) and the cost of the present θ on a data set, without label smoothing and dropout."""
+        return evaluate(self.architecture, self.snapshot.theta, data, replace(self.plan.cost, label_smoothing=0.0))
+
+    def _where(self, step: int, what: str) -> str:
+        epoch = step // self.steps_per_epoch + 1
+        lower = f"Lower learning_rate (now {self.plan.optimizer.learning_rate:g})"
+        clip = "" if self.plan.clip_norm else ", or clip the gradient (clip_norm=1.0)"
+        return f"fit, step {step} (epoch {epoch}): expected finite numbers, but {what}. {lower}{clip}."
+
+    def _first_non_finite(self, step: Step) -> str:
+        """Run the bad step again and name the first tensor, layer and row that is not finite."""
+        A, now, cost = self.architecture, self.snapshot, self.plan.cost
+        X, y, s = (part[step.rows] for part in self.data)
+        values = forward(A, now.theta, X, step.masks, keep="all")
+        tensors = [
+            (f"{name} of {A.describe(number)}", tensor)
+            for number in range(1, len(A.layers) + 1)
+            for name, tensor in (("z", values.z[number]), ("a", values.a[number]))
+        ]
+        losses = cost.losses(A.output_activation, values, y, s, self.mean_weight)
+        tensors.append((f"the loss {cost.loss}", losses.per_output))
+        for name, tensor in tensors:
+            if tensor is not None and not np.isfinite(tensor).all():
+                bad = int(np.argmax(~np.isfinite(tensor).all(axis=1)))
+                number = tensor[bad][~np.isfinite(tensor[bad])][0]
+                hint = ""
+                if name.startswith("the loss") and cost.loss.prediction[0] == 0:
+                    hint = (
+                        " (the logarithm of a zero; a form on logits such as 'binary_cross_entropy_logits' "
+                        "with an identity output cannot reach it)"
+                    )
+                return self._where(now.step, f"{name} is {number} in row {int(step.rows[bad])} of X{hint}")
+        for number, p in enumerate(A.views(self.gradient(step).theta), 1):
+            for name, part in (("∂C/∂W", p.W), ("∂C/∂b", p.b)):
+                if part is not None and not np.isfinite(part).all():
+                    return self._where(now.step, f"{name} of {A.describe(number)} is not finite")
+        return self._where(now.step, "the cost is not finite")
+
+
+def evaluate(architecture: Architecture, theta: Array, data: Data, cost: Cost) -> tuple[Array, float]:
+    """ŷ (N, n_L) and the cost C of θ on a data set."""
+    parts = [
+        forward(architecture, theta, data.X[i : i + PREDICT_ROWS]) for i in range(0, len(data.X), PREDICT_ROWS)
+    ]
+    values = parts[0]
+    if len(parts) > 1:
+        values = replace(
+            parts[0],
+            z=[None, np.concatenate([part.logits for part in parts])],
+            a=[np.concatenate([part.y_hat for part in parts])],
+        )
+    losses = cost.losses(architecture.output_activation, values, data.y, data.s, float(data.s.mean()))
+    return values.y_hat, float(losses.aggregated + cost.penalty.value(architecture, theta))
+
+
+def clip(g: Array, norm: float | None) -> Array:
+    """g scaled down to the Euclidean norm `norm` where it is longer (Pascanu, Mikolov & Bengio 2013)."""
+    if norm is None:
+        return g
+    length = float(np.sqrt(np.dot(g, g)))
+    return g * g.dtype.type(norm / length) if length > norm else g
+
+
+OnEpoch = Callable[[Row], bool | None]
+OnProgress = Callable[[float], None]
+
+
+def train(training: Training, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> str:
+    """Run until a stopping rule holds, and return which: "epochs", "patience", "time", "steps", "callback" or
+    "interrupted" (Ctrl-C).
+
+    `on_epoch(row)` is called after every epoch and stops the run by returning True. `on_progress(epoch)` is
+    called about ten times a second with the fractional epoch.
+
+    Raises:
+        DivergenceError: a number is not finite; `training.snapshot` is the last finite state.
+    """
+    plan = training.plan
+    last_step = plan.epochs * training.steps_per_epoch
+    begun = epoch_begun = told = time.perf_counter()
+    spent = training.snapshot.seconds
+    try:
+        with np.errstate(all="ignore"):  # finiteness is checked explicitly at every step
+            while training.snapshot.step < last_step:
+                now = time.perf_counter()
+                if plan.time_limit is not None and spent + now - begun > plan.time_limit:
+                    return "time"
+                if plan.max_steps is not None and training.snapshot.step >= plan.max_steps:
+                    return "steps"
+                training.advance()
+                if on_progress is not None and now - told > 0.1:
+                    told = now
+                    on_progress(training.snapshot.step / training.steps_per_epoch)
+                if training.snapshot.step % training.steps_per_epoch:
+                    continue
+                now = time.perf_counter()
+                row = training.finish_epoch(now - epoch_begun, spent + now - begun)
+                epoch_begun = time.perf_counter()
+                if on_epoch is not None and on_epoch(row):
+                    return "callback"
+                if plan.patience is not None and training.snapshot.stale >= plan.patience:
+                    return "patience"
+            return "epochs"
+    except KeyboardInterrupt:
+        return "interrupted"
+    finally:
+        training.snapshot = replace(training.snapshot, seconds=spent + time.perf_counter() - begun)

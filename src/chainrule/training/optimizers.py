@@ -1,0 +1,173 @@
+"""Update rules as frozen records; their state is a tuple of flat vectors like θ, one for each name in `slots`.
+
+A rule is written once, elementwise, over (xp, real) like the formulas:
+(θ, g, η, *slots, *coefficients) → (θ_new, *slots_new). η may be a number or a vector (P,) of learning rates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..arrays import Array, namespace
+from ..errors import ParameterError, unknown_name
+from ..formulas.record import Function
+
+
+class Optimizer(Protocol):
+    """What the loop asks of an update rule."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def slots(self) -> tuple[str, ...]: ...
+    def coefficients(self, t: int) -> tuple[float, ...]:
+        """Numbers that depend on the count t = 1, 2 … of the update."""
+        ...
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        """The elementwise update."""
+        ...
+
+
+def _check(where: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < np.inf:
+            raise ParameterError(f"{where}: expected {name} above 0, got {value!r}.")
+
+
+def _check_decay(where: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ParameterError(f"{where}: expected {name} from 0 to below 1, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class SGD:
+    """θ ← θ − η g; with momentum μ: v ← μ v + g, θ ← θ − η v; Nesterov: θ ← θ − η (g + μ v).
+
+    Source: 002 §7.6, 003 (21), 004 (19); Polyak 1964; Sutskever et al. 2013, in torch.optim's form.
+    """
+
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check("SGD", learning_rate=self.learning_rate)
+        _check_decay("SGD", momentum=self.momentum)
+        if self.nesterov and not self.momentum:
+            raise ParameterError("SGD: expected momentum above 0 with nesterov=True, got 0. Set momentum=0.9.")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def coefficients(self, t: int) -> tuple[float, ...]:
+        return ()
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        mu = real(self.momentum)
+
+        def plain(theta, g, eta):
+            return (theta - eta * g,)
+
+        def heavy_ball(theta, g, eta, velocity):
+            velocity = mu * velocity + g
+            return theta - eta * velocity, velocity
+
+        def nesterov(theta, g, eta, velocity):
+            velocity = mu * velocity + g
+            return theta - eta * (g + mu * velocity), velocity
+
+        return (nesterov if self.nesterov else heavy_ball) if self.momentum else plain
+
+
+@dataclass(frozen=True)
+class Adam:
+    """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − η m̂ / (√v̂ + ε), bias-corrected (Kingma & Ba 2015)."""
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check(type(self).__name__, learning_rate=self.learning_rate, eps=self.eps)
+        _check_decay(type(self).__name__, beta1=self.beta1, beta2=self.beta2)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m", "v")
+
+    def coefficients(self, t: int) -> tuple[float, ...]:
+        """1 − β₁ᵗ and √(1 − β₂ᵗ)."""
+        return 1 - self.beta1**t, (1 - self.beta2**t) ** 0.5
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        one, beta1, beta2, eps = real(1), real(self.beta1), real(self.beta2), real(self.eps)
+        rest1, rest2 = real(1 - self.beta1), real(1 - self.beta2)
+
+        def adam(theta, g, eta, m, v, correction1, correction2):
+            m = beta1 * m + rest1 * g
+            v = beta2 * v + rest2 * (g * g)
+            return theta - (eta / correction1) * (m / (xp.sqrt(v) * (one / correction2) + eps)), m, v
+
+        return adam
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam after θ ← (1 − η λ) θ, on every parameter (Loshchilov & Hutter 2019)."""
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.weight_decay < np.inf:
+            raise ParameterError(f"AdamW: expected weight_decay of at least 0, got {self.weight_decay!r}.")
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        one, decay = real(1), real(self.weight_decay)
+        adam = super().rule(xp, real)
+
+        def adamw(theta, g, eta, m, v, correction1, correction2):
+            return adam((one - eta * decay) * theta, g, eta, m, v, correction1, correction2)
+
+        return adamw
+
+
+CATALOGUE: dict[str, Optimizer] = {
+    "sgd": SGD(),
+    "momentum": SGD(momentum=0.9),
+    "nesterov": SGD(momentum=0.9, nesterov=True),
+    "adam": Adam(),
+    "adamw": AdamW(),
+}
+
+
+def find_optimizer(where: str, given: Optimizer | str) -> Optimizer:
+    """An optimizer from a record or a name: "sgd", "momentum", "nesterov", "adam", "adamw".
+
+    Raises:
+        ParameterError: neither, or unknown.
+    """
+    if isinstance(given, str):
+        if given not in CATALOGUE:
+            raise unknown_name(where, given, CATALOGUE)
+        return CATALOGUE[given]
+    if not all(hasattr(given, name) for name in ("learning_rate", "slots", "coefficients", "rule")):
+        raise ParameterError(f"{where}: expected an optimizer such as Adam(0.01), or a name, got {given!r}.")
+    return given
+
+
+def update(
+    optimizer: Optimizer, theta: Array, g: Array, eta: Array | float, slots: tuple[Array, ...], t: int
+) -> tuple[Array, ...]:
+    """The t-th update (t = 1, 2 …): (θ_new, *slots_new), all (P,); nothing is changed in place."""
+    xp, real = namespace(theta)
+    eta = eta if isinstance(eta, np.ndarray) else real(eta)
+    result = optimizer.rule(xp, real)(theta, g, eta, *slots, *(real(c) for c in optimizer.coefficients(t)))
+    return tuple(result)

@@ -1,0 +1,100 @@
+"""Schedules: η(t) as a factor of the learning rate, a function of the progress (epoch, epochs) (002 §7.6).
+
+`epoch` counts from 0 and has a fraction: step / steps per epoch. `epochs` is the planned number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ParameterError
+from ..formulas.record import Record, default_parameters, find
+
+
+@dataclass(frozen=True)
+class Schedule(Record):
+    """A learning-rate schedule; `make(epoch, epochs, **parameters)` returns the factor."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """The factor of the learning rate at a moment of the training."""
+        return float(self.make(epoch, epochs, **dict(self.parameters)))  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise ParameterError for negative parameters, or a length of zero epochs."""
+        for name, value in self.parameters:
+            if not (value > 0 if name in ("every", "length") else value >= 0):
+                raise ParameterError(f"{self.name}: expected {name} above 0, got {value:g}.")
+
+
+def schedule(formula: str = "", source: str = "") -> Callable[[Callable[..., float]], Schedule]:
+    """Make a `Schedule` of a function (epoch, epochs, **parameters) → factor; its name is the function's."""
+
+    def build(make: Callable[..., Any]) -> Schedule:
+        return Schedule(make.__name__, make, formula, source, default_parameters(make))
+
+    return build
+
+
+@schedule("1")
+def constant(epoch: float, epochs: int) -> float:
+    return 1.0
+
+
+@schedule("factor**floor(epoch / every)")
+def step(epoch: float, epochs: int, every: float = 10.0, factor: float = 0.5) -> float:
+    return factor ** math.floor(epoch / every)
+
+
+@schedule("1 / (1 + rate·epoch)", "Robbins & Monro 1951")
+def inverse_time(epoch: float, epochs: int, rate: float = 1.0) -> float:
+    return 1 / (1 + rate * epoch)
+
+
+def _half_wave(t: float) -> float:
+    """From 1 at t = 0 to 0 at t = 1 along a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, t))))
+
+
+@schedule("½ (1 + cos(π epoch/epochs))", "Loshchilov & Hutter 2017")
+def cosine(epoch: float, epochs: int) -> float:
+    return _half_wave(epoch / epochs)
+
+
+@schedule("min(1, epoch / length)", "Goyal et al. 2017")
+def warmup(epoch: float, epochs: int, length: float = 5.0) -> float:
+    return min(1.0, epoch / length)
+
+
+@schedule("epoch / length, then ½ (1 + cos(π (epoch − length)/(epochs − length)))", "Goyal et al. 2017")
+def warmup_cosine(epoch: float, epochs: int, length: float = 5.0) -> float:
+    if epoch < length:
+        return epoch / length
+    return _half_wave((epoch - length) / max(epochs - length, 1e-9))
+
+
+@schedule("½ (1 − cos(2π log₂(1 + 15 epoch/epochs)))", "RealMLP, Holzmüller et al. 2024")
+def coslog4(epoch: float, epochs: int) -> float:
+    return 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * min(1.0, epoch / epochs))))
+
+
+@schedule("1 for the first half, then cosine to 0", "RealMLP, Holzmüller et al. 2024")
+def flat_cos(epoch: float, epochs: int) -> float:
+    return _half_wave(2 * epoch / epochs - 1)
+
+
+CATALOGUE = {
+    record.name: record
+    for record in (constant, step, inverse_time, cosine, warmup, warmup_cosine, coslog4, flat_cos)
+}
+
+
+def find_schedule(where: str, given: Schedule | str) -> Schedule:
+    """A schedule from a record, a name, or a name with parameters such as "step(every=20)".
+
+    Raises:
+        ParameterError: neither, or unknown.
+    """
+    return find(where, given, Schedule, CATALOGUE)

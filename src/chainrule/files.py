@@ -2,18 +2,15 @@
 
 The document lies under the key "chainrule" of the file's metadata:
 {"format": 1, "kind": "network" | "table" | "snapshot", …}. Any safetensors reader can read the arrays.
-A file is written beside its place and then moved there, so it is either the old one or the whole new one.
+A file is either the old one or the whole new one (`disk.replacing`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +18,8 @@ import numpy as np
 from .arrays import Array
 from .core.architecture import Architecture, chain
 from .core.layers import Dense, Dropout, Layer, Scale
-from .errors import ChainRuleError, ModelFileError, OutputError
+from .disk import replacing
+from .errors import ChainRuleError, ModelFileError
 from .formulas.activations import Activation
 from .formulas.record import Record
 
@@ -30,54 +28,20 @@ LAYERS: dict[str, type[Dense] | type[Scale] | type[Dropout]] = {"dense": Dense, 
 T = TypeVar("T")
 
 
-def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file as a whole: what was there before stays until the new content is safely on disk.
-
-    Raises:
-        OutputError: the folder is missing or not writable, or the disk is full; nothing has changed.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error.strerror or error}). Nothing was changed.") from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-    with contextlib.suppress(OSError):  # make the new name durable where the system allows it
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_model(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> None:
+def write_model(
+    path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Array], document: Mapping[str, Any]
+) -> None:
     """Write arrays and a JSON document as one model file.
 
     Raises:
-        OutputError: see `atomic_write`.
+        OutputError: it could not be written; what was there before is untouched.
     """
     from safetensors.numpy import save
 
     text = json.dumps({"format": FORMAT, "kind": kind, **document}, ensure_ascii=False, allow_nan=False)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    atomic_write(path, save(whole, metadata={"chainrule": text}))
+    with replacing(path) as stream:
+        stream.write(save(whole, metadata={"chainrule": text}))
 
 
 def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -95,7 +59,9 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array
             metadata = stream.metadata() or {}
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ModelFileError(f"{path}: expected a chainrule model, got a file that is damaged or none ({error}).") from None
+        raise ModelFileError(
+            f"{path}: expected a chainrule model, got a file that is damaged or none ({error})."
+        ) from None
     try:
         document = json.loads(metadata["chainrule"])
         found, version = document["kind"], document["format"]
@@ -124,9 +90,7 @@ def describe_architecture(architecture: Architecture) -> dict[str, Any]:
     for layer in architecture.layers:
         kind = next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
         settings = {f.name: getattr(layer, f.name) for f in fields(layer)}  # type: ignore[arg-type]
-        layers.append(
-            {"layer": kind} | {k: v.spec if isinstance(v, Record) else v for k, v in settings.items()}
-        )
+        layers.append({"layer": kind} | {k: v.spec if isinstance(v, Record) else v for k, v in settings.items()})
     return {"inputs": architecture.inputs, "layers": layers}
 
 

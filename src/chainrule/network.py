@@ -241,9 +241,7 @@ class Network:
         with np.errstate(all="ignore"):
             G = gradient(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()))
         parts = dict(enumerate(self.architecture.views(G.theta), 1))
-        return Gradients(
-            float(G.cost), G.theta, {n: p.W for n, p in parts.items()}, {n: p.b for n, p in parts.items()}
-        )
+        return Gradients(float(G.cost), G.theta, {n: p.W for n, p in parts.items()}, {n: p.b for n, p in parts.items()})
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -365,8 +363,11 @@ class Network:
         return best
 
     def _check_start(self, theta: Array) -> None:
-        weights = [p.W for layer, p in zip(self.architecture.layers, self.architecture.views(theta), strict=True)
-                   if isinstance(layer, Dense) and p.W is not None]
+        weights = [
+            p.W
+            for layer, p in zip(self.architecture.layers, self.architecture.views(theta), strict=True)
+            if isinstance(layer, Dense) and p.W is not None
+        ]
         if len(weights) > 1 and not any(W.any() for W in weights):
             raise ParameterError(
                 "fit: expected some weight other than 0 in a network with a hidden layer, got all zero. All units of "
@@ -449,8 +450,6 @@ class Network:
 def _finished(training: Training, reason: str) -> Run:
     """The run that a training left behind."""
     last = training.snapshot
-    if last.best_epoch:
-        score = last.best_score
-    else:
-        score = last.history[-1]["train_cost"] if last.history else float("inf")
+    costs = [row["train_cost"] for row in last.history] or [float("inf")]
+    score = last.best_score if last.best_epoch else costs[-1]
     return Run(list(last.history), reason, last.best_epoch, score, last, training.plan)

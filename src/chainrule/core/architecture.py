@@ -133,9 +133,7 @@ def chain(where: str, inputs: int, layers: Sequence[Layer]) -> Architecture:
     resolved: list[Layer] = []
     for number, layer in enumerate(layers, 1):
         if not hasattr(layer, "after"):
-            raise ParameterError(
-                f"{where}, layer {number}: expected a layer such as Dense(3, 'tanh'), got {layer!r}."
-            )
+            raise ParameterError(f"{where}, layer {number}: expected a layer such as Dense(3, 'tanh'), got {layer!r}.")
         resolved.append(layer.after(f"{where}, layer {number}", resolved[-1].outputs if resolved else int(inputs)))
     if not any(layer.W_shape for layer in resolved):
         raise ParameterError(f"{where}: expected at least one layer with weights, got {len(resolved)} without any.")

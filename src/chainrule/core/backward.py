@@ -1,7 +1,7 @@
 """The one backward loop: from ∇φ to the flat gradient ∂C/∂θ, layer by layer (`mathematics` §2).
 
-    δ_L = seed ⊙ ∂ℒ/∂z_L                      (fused pair), or ∂C/∂ŷ through g_L′
-    ∂C/∂W_l = δ_lᵀ a_{l-1}    ∂C/∂b_l = Σ_i δ_l    ∂C/∂a_{l-1} = δ_l W_l    δ_{l-1} = ∂C/∂a_{l-1} ⊙ g_{l-1}′
+δ_L = seed ⊙ ∂ℒ/∂z_L                      (fused pair), or ∂C/∂ŷ through g_L′
+∂C/∂W_l = δ_lᵀ a_{l-1}    ∂C/∂b_l = Σ_i δ_l    ∂C/∂a_{l-1} = δ_l W_l    δ_{l-1} = ∂C/∂a_{l-1} ⊙ g_{l-1}′
 """
 
 from __future__ import annotations

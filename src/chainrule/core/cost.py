@@ -86,9 +86,7 @@ class Cost:
                 "A categorical cross-entropy belongs to all outputs of a sample together."
             )
         if not 0 <= self.label_smoothing < 1:
-            raise ParameterError(
-                f"Cost: expected label_smoothing from 0 to below 1, got {self.label_smoothing!r}."
-            )
+            raise ParameterError(f"Cost: expected label_smoothing from 0 to below 1, got {self.label_smoothing!r}.")
         if self.label_smoothing and self.loss.targets not in ("one_hot", "probability"):
             raise ParameterError(
                 f"Cost: expected a cross-entropy with label_smoothing, got the loss {self.loss}. Leave it 0."

@@ -35,11 +35,11 @@ class Activation(Record):
 
     def value(self, z: Array) -> Array:
         """a = g(z), shaped like z (N, n)."""
-        return self.on(z)[0](z)  # type: ignore[no-any-return]
+        return self.on(z)[0](z)
 
     def derivative(self, z: Array, a: Array) -> Array:
         """γ = g′: (N, n), or the matrices (N, n, n) where the activation works on rows."""
-        return self.on(z)[1](z, a)  # type: ignore[no-any-return]
+        return self.on(z)[1](z, a)
 
     def second_derivative(self, z: Array, a: Array) -> Array:
         """g″, shaped like z.
@@ -49,13 +49,13 @@ class Activation(Record):
         """
         if self.rowwise:
             raise ParameterError(f"{self}: expected an elementwise activation, got one that works on rows.")
-        return self.on(z)[2](z, a)  # type: ignore[no-any-return]
+        return self.on(z)[2](z, a)
 
     def backward(self, dC_da: Array, z: Array, a: Array) -> Array:
         """∂C/∂z from ∂C/∂a, both (N, n): ∂C/∂a ⊙ γ, or the contraction with γ's matrices."""
         if self.rowwise:
-            return self.on(z)[2](dC_da, z, a)  # type: ignore[no-any-return]
-        return dC_da * self.on(z)[1](z, a)  # type: ignore[no-any-return]
+            return self.on(z)[2](dC_da, z, a)
+        return dC_da * self.on(z)[1](z, a)
 
 
 def activation(
@@ -115,8 +115,12 @@ def step(xp: Any, real: Any) -> tuple[Function, ...]:
     return g, dg, d2g
 
 
-@activation("Max(0, z)", "000 §1.3; 004 (4); 002 (7.33) writes step(z) for the derivative: relu(1)",
-            range=(0, INFINITY), kinks=(0.0,))
+@activation(
+    "Max(0, z)",
+    "000 §1.3; 004 (4); 002 (7.33) writes step(z) for the derivative: relu(1)",
+    range=(0, INFINITY),
+    kinks=(0.0,),
+)
 def relu(xp: Any, real: Any, at_zero: float = 0.0) -> tuple[Function, ...]:
     zero, one = real(0), real(1)
 
@@ -163,8 +167,7 @@ def _scaled_elu(xp: Any, real: Any, alpha: Any, scale: Any) -> tuple[Function, .
     return g, dg, d2g
 
 
-@activation("Piecewise((z, z > 0), (alpha*(exp(z) - 1), True))", "Clevert, Unterthiner & Hochreiter 2016",
-            kinks=(0.0,))
+@activation("Piecewise((z, z > 0), (alpha*(exp(z) - 1), True))", "Clevert, Unterthiner & Hochreiter 2016", kinks=(0.0,))
 def elu(xp: Any, real: Any, alpha: float = 1.0) -> tuple[Function, ...]:
     return _scaled_elu(xp, real, alpha, real(1))
 
@@ -172,8 +175,9 @@ def elu(xp: Any, real: Any, alpha: float = 1.0) -> tuple[Function, ...]:
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-@activation(f"{SELU_SCALE!r}*Piecewise((z, z > 0), ({SELU_ALPHA!r}*(exp(z) - 1), True))",
-            "Klambauer et al. 2017", kinks=(0.0,))
+@activation(
+    f"{SELU_SCALE!r}*Piecewise((z, z > 0), ({SELU_ALPHA!r}*(exp(z) - 1), True))", "Klambauer et al. 2017", kinks=(0.0,)
+)
 def selu(xp: Any, real: Any) -> tuple[Function, ...]:
     return _scaled_elu(xp, real, real(SELU_ALPHA), real(SELU_SCALE))
 
@@ -339,8 +343,23 @@ def softmax(xp: Any, real: Any) -> tuple[Function, ...]:
 
 CATALOGUE = {
     record.name: record
-    for record in (identity, step, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus, sigmoid, tanh, exp, square,
-                   softmax)
+    for record in (
+        identity,
+        step,
+        relu,
+        leaky_relu,
+        elu,
+        selu,
+        gelu,
+        silu,
+        mish,
+        softplus,
+        sigmoid,
+        tanh,
+        exp,
+        square,
+        softmax,
+    )
 }
 
 

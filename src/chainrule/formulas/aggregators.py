@@ -31,7 +31,7 @@ class Aggregator(Record):
 
     def value_and_gradient(self, L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
         """(φ, ∂φ/∂L (N,))."""
-        return self.make(L, s, mean_weight, **dict(self.parameters))  # type: ignore[return-value]
+        return self.make(L, s, mean_weight, **dict(self.parameters))
 
     def check(self) -> None:
         """Raise ParameterError for a share outside (0, 1] or a temperature of 0."""

@@ -18,7 +18,7 @@ class Initializer(Record):
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Weights of `shape`, where the last axis counts the inputs of a unit."""
-        return self.make(generator, shape, **dict(self.parameters))  # type: ignore[return-value]
+        return self.make(generator, shape, **dict(self.parameters))
 
 
 def initializer(formula: str, source: str) -> Callable[[Callable[..., Any]], Initializer]:
@@ -86,7 +86,7 @@ CATALOGUE = {
     for record in (zeros, ones, normal, uniform, glorot_uniform, glorot_normal, he_normal, he_uniform, lecun_normal)
 }
 
-_BY_ACTIVATION = {name: he_normal for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "mish")} | {
+_BY_ACTIVATION = dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "silu", "mish"), he_normal) | {
     "selu": lecun_normal
 }
 

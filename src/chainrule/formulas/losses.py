@@ -37,15 +37,15 @@ class Loss(Record):
 
     def value(self, y_hat: Array, y: Array) -> Array:
         """ℒ for every sample and output, (N, n_L)."""
-        return self.on(y_hat)[0](y_hat, y)  # type: ignore[no-any-return]
+        return self.on(y_hat)[0](y_hat, y)
 
     def derivative(self, y_hat: Array, y: Array) -> Array:
         """∂L/∂ŷ with L = Σ_d ℒ_d, (N, n_L)."""
-        return self.on(y_hat)[1](y_hat, y)  # type: ignore[no-any-return]
+        return self.on(y_hat)[1](y_hat, y)
 
     def second_derivative(self, y_hat: Array, y: Array) -> Array:
         """∂²ℒ/∂ŷ², elementwise (N, n_L); for categorical cross-entropy on logits the matrices (N, n_L, n_L)."""
-        return self.on(y_hat)[2](y_hat, y)  # type: ignore[no-any-return]
+        return self.on(y_hat)[2](y_hat, y)
 
     @property
     def categorical(self) -> bool:
@@ -116,8 +116,7 @@ def absolute(xp: Any, real: Any) -> tuple[Function, ...]:
     return value, derivative, second
 
 
-@loss("Piecewise(((y_hat - y)**2/2, Abs(y_hat - y) <= delta), (delta*(Abs(y_hat - y) - delta/2), True))",
-      "Huber 1964")
+@loss("Piecewise(((y_hat - y)**2/2, Abs(y_hat - y) <= delta), (delta*(Abs(y_hat - y) - delta/2), True))", "Huber 1964")
 def huber(xp: Any, real: Any, delta: float = 1.0) -> tuple[Function, ...]:
     zero, half, one = real(0), real(0.5), real(1)
 
@@ -325,9 +324,22 @@ def gamma_log(xp: Any, real: Any) -> tuple[Function, ...]:
 
 CATALOGUE = {
     record.name: record
-    for record in (squared, absolute, huber, log_cosh, quantile, binary_cross_entropy, binary_cross_entropy_logits,
-                   categorical_cross_entropy, categorical_cross_entropy_logits, hinge, poisson, poisson_log, gamma,
-                   gamma_log)
+    for record in (
+        squared,
+        absolute,
+        huber,
+        log_cosh,
+        quantile,
+        binary_cross_entropy,
+        binary_cross_entropy_logits,
+        categorical_cross_entropy,
+        categorical_cross_entropy_logits,
+        hinge,
+        poisson,
+        poisson_log,
+        gamma,
+        gamma_log,
+    )
 }
 
 _PAIRS = {

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from ..arrays import Array, namespace
 from ..errors import ParameterError, unknown_name
@@ -33,7 +33,7 @@ class Record:
     """
 
     name: str
-    make: Callable[..., tuple[Function, ...]]
+    make: Callable[..., Any]
     formula: str = ""
     source: str = ""
     parameters: tuple[tuple[str, float], ...] = field(default=())
@@ -63,7 +63,7 @@ class Record:
 
     def on(self, z: Array) -> tuple[Function, ...]:
         """The functions bound to the kind of array that z is."""
-        return _bind(self.make, self.parameters, *namespace(z))
+        return _bind(self.make, self.parameters, namespace(z))
 
     @property
     def spec(self) -> str:
@@ -79,8 +79,9 @@ class Record:
 
 @lru_cache(maxsize=512)
 def _bind(
-    make: Callable[..., tuple[Function, ...]], parameters: tuple[tuple[str, float], ...], xp: Any, real: Any
+    make: Callable[..., tuple[Function, ...]], parameters: tuple[tuple[str, float], ...], where: Any
 ) -> tuple[Function, ...]:
+    xp, real = where
     return make(xp, real, **{name: real(value) for name, value in parameters})
 
 
@@ -104,7 +105,7 @@ def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) 
     if not isinstance(given, str):
         raise ParameterError(f"{where}: expected a name or a {kind.__name__} record, got {given!r}.")
     name, bracket, rest = given.strip().partition("(")
-    record = catalogue.get(name.strip())
+    record: R | None = catalogue.get(name.strip())
     if record is None:
         raise unknown_name(where, name.strip(), catalogue)
     if not bracket:
@@ -116,4 +117,4 @@ def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) 
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
         raise ParameterError(f"{where}: expected a form such as {name}(0.5), got {given!r}.") from None
-    return record(*values, **named)
+    return cast(R, record(*values, **named))

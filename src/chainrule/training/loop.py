@@ -285,9 +285,7 @@ class Training:
 
 def evaluate(architecture: Architecture, theta: Array, data: Data, cost: Cost) -> tuple[Array, float]:
     """ŷ (N, n_L) and the cost C of θ on a data set."""
-    parts = [
-        forward(architecture, theta, data.X[i : i + PREDICT_ROWS]) for i in range(0, len(data.X), PREDICT_ROWS)
-    ]
+    parts = [forward(architecture, theta, data.X[i : i + PREDICT_ROWS]) for i in range(0, len(data.X), PREDICT_ROWS)]
     values = parts[0]
     if len(parts) > 1:
         values = replace(

@@ -20,7 +20,7 @@ class Schedule(Record):
 
     def factor(self, epoch: float, epochs: int) -> float:
         """The factor of the learning rate at a moment of the training."""
-        return float(self.make(epoch, epochs, **dict(self.parameters)))  # type: ignore[arg-type]
+        return float(self.make(epoch, epochs, **dict(self.parameters)))
 
     def check(self) -> None:
         """Raise ParameterError for negative parameters, or a length of zero epochs."""
@@ -86,8 +86,7 @@ def flat_cos(epoch: float, epochs: int) -> float:
 
 
 CATALOGUE = {
-    record.name: record
-    for record in (constant, step, inverse_time, cosine, warmup, warmup_cosine, coslog4, flat_cos)
+    record.name: record for record in (constant, step, inverse_time, cosine, warmup, warmup_cosine, coslog4, flat_cos)
 }
 
 

@@ -1,0 +1,31 @@
+"""The command line: `chainrule train | predict | evaluate | demo`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import ChainRuleError, MissingExtraError, ParameterError, require
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        require("typer", "cli", "The command line")
+        from .app import app
+
+        app()
+    except ChainRuleError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ParameterError | MissingExtraError) else 1)
+    except KeyboardInterrupt:
+        print("Stopped. Nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,411 @@
+"""The commands: they read, call the library, and print. Nothing is computed here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..disk import replacing
+from ..errors import ChainRuleError, OutputError, ParameterError, unknown_name
+from ..table_model import Settings, TableModel, fit, prepare
+from . import display
+from .display import console
+
+app = typer.Typer(
+    help="Dense neural networks with nothing hidden. Add --debug to any command for a full traceback.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+DEFAULT = Settings()
+MODEL_FILE = "model.safetensors"
+Source = Annotated[
+    str,
+    typer.Argument(help="A .csv or .parquet file, or digits, breast_cancer, diabetes, wine, iris.", show_default=False),
+]
+Model = Annotated[Path, typer.Argument(help="A folder that train wrote, or its model file.", show_default=False)]
+Data, Net, Training, Output = "Data", "Network", "Training", "Output"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"chainrule {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    source: Source,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", help="Target column; repeat it, or use commas, for several.", rich_help_panel=Data
+        ),
+    ] = None,
+    valid: Annotated[str | None, typer.Option(help="Validation rows from this file.", rich_help_panel=Data)] = None,
+    test: Annotated[str | None, typer.Option(help="Test rows from this file.", rich_help_panel=Data)] = None,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Share of rows for validation.", rich_help_panel=Data)
+    ] = DEFAULT.valid_fraction,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of rows for the test.", rich_help_panel=Data)
+    ] = DEFAULT.test_fraction,
+    weight: Annotated[str | None, typer.Option(help="Column of sample weights.", rich_help_panel=Data)] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Column to leave out; repeat it, or use commas.", rich_help_panel=Data)
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Column of numbers to treat as categories.", rich_help_panel=Data)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification or regression; by default from the target.", rich_help_panel=Data)
+    ] = None,
+    scaling: Annotated[
+        str, typer.Option(help="Of numbers: robust, standard, none.", rich_help_panel=Data)
+    ] = DEFAULT.scaling,
+    max_levels: Annotated[
+        int, typer.Option(help="Most frequent categories kept in a column.", rich_help_panel=Data)
+    ] = DEFAULT.max_levels,
+    hidden: Annotated[
+        str, typer.Option(help="Hidden sizes, such as 64,64; none for a linear model.", rich_help_panel=Net)
+    ] = ",".join(map(str, DEFAULT.hidden)),
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="One for all hidden layers, or one for each, with commas. (default: selu; mish for regression)",
+            rich_help_panel=Net,
+        ),
+    ] = None,
+    dropout: Annotated[
+        float, typer.Option(help="Dropout rate after each hidden layer.", rich_help_panel=Net)
+    ] = DEFAULT.dropout,
+    scale_layer: Annotated[
+        bool, typer.Option(help="A trainable factor for each input.", rich_help_panel=Net)
+    ] = DEFAULT.scale_layer,
+    ntk: Annotated[bool, typer.Option(help="Neural tangent parametrisation.", rich_help_panel=Net)] = DEFAULT.ntk,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=Net)] = DEFAULT.dtype,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as absolute, 'huber(delta=2)', 'quantile(0.9)', poisson. (default: cross-entropy; squared)",
+            rich_help_panel=Training,
+        ),
+    ] = None,
+    aggregate: Annotated[
+        str,
+        typer.Option(
+            help="Of the samples' losses: mean, sum, 'tilted(1)', 'cvar(0.1)', max.", rich_help_panel=Training
+        ),
+    ] = DEFAULT.aggregate,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="ε (default: 0.1 for cross-entropies).", rich_help_panel=Training)
+    ] = None,
+    l1: Annotated[float, typer.Option(help="Penalty l1·Σ|w|.", rich_help_panel=Training)] = DEFAULT.l1,
+    l2: Annotated[float, typer.Option(help="Penalty l2/2·Σw².", rich_help_panel=Training)] = DEFAULT.l2,
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum, nesterov, adam, adamw.", rich_help_panel=Training)
+    ] = DEFAULT.optimizer,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            "--lr",
+            help="η (default: 0.04; 0.07 for regression; 0.002 with --no-ntk).",
+            rich_help_panel=Training,
+        ),
+    ] = None,
+    momentum: Annotated[
+        float, typer.Option(help="Of momentum and nesterov.", rich_help_panel=Training)
+    ] = DEFAULT.momentum,
+    beta2: Annotated[float, typer.Option(help="Of adam and adamw.", rich_help_panel=Training)] = DEFAULT.beta2,
+    weight_decay: Annotated[float, typer.Option(help="Of adamw.", rich_help_panel=Training)] = DEFAULT.weight_decay,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="constant, 'step(10)', inverse_time, cosine, warmup, warmup_cosine, coslog4, flat_cos.",
+            rich_help_panel=Training,
+        ),
+    ] = DEFAULT.schedule,
+    batch_size: Annotated[int, typer.Option(help="Rows in one step.", rich_help_panel=Training)] = DEFAULT.batch_size,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the rows. (default: 256; 64 from 10 000 training rows)", rich_help_panel=Training
+        ),
+    ] = None,
+    sampling: Annotated[
+        str, typer.Option(help="shuffle, sequential, replacement.", rich_help_panel=Training)
+    ] = DEFAULT.sampling,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=Training)
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(
+            help="Decides the best epoch: cost, error_rate, rmse, mae. (default: error_rate; rmse)",
+            rich_help_panel=Training,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better one.", rich_help_panel=Training)
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds.", rich_help_panel=Training)
+    ] = None,
+    starts: Annotated[
+        int, typer.Option(help="Random starts, of which the best is kept.", rich_help_panel=Training)
+    ] = DEFAULT.starts,
+    seed: Annotated[
+        int, typer.Option(help="Of split, start, order and dropout.", rich_help_panel=Training)
+    ] = DEFAULT.seed,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for the results. (default: a new chainrule-NAME)", rich_help_panel=Output
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model in --out.", rich_help_panel=Output)
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON line an epoch, then one with the result.", rich_help_panel=Output),
+    ] = False,
+) -> None:
+    """Train a network on a table, and write the model with its metrics."""
+    from ..report import baselines, evaluate
+    from ..tables.read import bundled_target, read_table
+
+    given = locals()
+    names = {f.name for f in dataclasses.fields(Settings)} - {"hidden", "activation"}
+    settings = Settings(
+        **{name: given[name] for name in names},
+        hidden=_sizes(hidden),
+        activation=tuple(_several([activation] if activation else [])),
+    )
+    began = time.perf_counter()
+    targets = _several(target) or [name for name in [bundled_target(source)] if name]
+    if not targets:
+        raise ParameterError(f"train: expected --target COLUMN for {source}, got none. Name the column to predict.")
+    categories = _several(category)
+    tables = [None if name is None else read_table(name, categories) for name in (source, valid, test)]
+    assert tables[0] is not None
+    problem = prepare(
+        tables[0], targets, settings,
+        valid=tables[1], test=tables[2], ignore=_several(ignore), categories=categories, weight=weight,
+    )  # fmt: skip
+    folder = _claim(out, source, overwrite)
+    try:
+        if not as_json:
+            display.before(problem, source)
+        with display.progress(problem, as_json) as (on_epoch, on_progress):
+            run = fit(problem, on_epoch, on_progress)
+        if run.reason == "interrupted" and not run.history:
+            raise KeyboardInterrupt
+        model, test_rows = problem.model, problem.parts.test
+        result: dict[str, Any] = {
+            "test": None if test_rows is None else evaluate(model, test_rows),
+            "validation": None if problem.parts.valid is None else evaluate(model, problem.parts.valid),
+            "baselines": None if test_rows is None else baselines(problem, test_rows),
+            "rows": display.row_counts(problem),
+            "parameters": model.network.P,
+            "epochs": len(run.history),
+            "best_epoch": run.best_epoch,
+            "ended_by": run.reason,
+            "training_seconds": round(run.snapshot.seconds, 3),
+            "seconds": round(time.perf_counter() - began, 3),
+            "source": source,
+            "chainrule": __version__,
+        }
+        _write(folder, model, run, result)
+    except BaseException:
+        _release(folder)
+        raise
+    if as_json:
+        print(json.dumps({"result": result, "out": str(folder)}))
+    else:
+        display.after(problem, run, result, folder)
+    if run.reason == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command()
+def predict(
+    model: Model,
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the predictions. (default: standard output)")
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="csv, parquet or jsonl. (default: from the name of --out, else csv)"),
+    ] = None,
+) -> None:
+    """Write predictions, with the probability of each class."""
+    import pyarrow as pa
+
+    from ..tables.read import read_table, write_table
+
+    formats = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
+    if format is None:
+        format = formats.get(out.suffix.lower()) if out else "csv"
+        if format is None:
+            raise ParameterError(
+                f"predict: expected --out with an ending of {', '.join(formats)}, got {out}. Add --format."
+            )
+    if format not in formats.values():
+        raise unknown_name("predict, format", format, ["csv", "parquet", "jsonl"])
+    loaded = TableModel.load(_model_file(model))
+    table = pa.table(loaded.predict(read_table(source, loaded.text_names)))
+    write_table(table, sys.stdout.buffer if out is None else out, format)  # type: ignore[arg-type]
+    if out is not None:
+        console.print(f"{table.num_rows:,} predictions in {out}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Source,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the metrics of a model on a table that has the target."""
+    from ..report import evaluate as metrics_of
+    from ..tables.read import read_table
+
+    loaded = TableModel.load(_model_file(model))
+    table = read_table(source, loaded.text_names)
+    metrics = metrics_of(loaded, table)
+    if as_json:
+        print(json.dumps({"rows": table.num_rows} | metrics))
+    else:
+        display.metrics({source: metrics}, f"{table.num_rows:,} rows")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("chainrule-demo"),
+    seed: Annotated[int, typer.Option(help="Of the starting weights.")] = 0,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr", help="η of plain gradient descent.")] = 0.1,
+    epochs: Annotated[int, typer.Option(help="Passes over the four rows.")] = 1000,
+) -> None:
+    """Train the AND function on a 2-3-1 network, one sample at a time, and draw what it learned."""
+    import numpy as np
+
+    from .. import SGD, Dense, Network, plots
+
+    X, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 0, 0, 1])
+    start = {"init": "normal", "bias_init": "normal"}
+    network = Network(2, [Dense(3, "tanh", **start), Dense(1, "tanh", **start)], seed=seed)  # type: ignore[arg-type]
+    run = network.fit(
+        X, y, loss="squared", optimizer=SGD(learning_rate), epochs=epochs, batch_size=1, sampling="sequential"
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: expected a folder that can be written to ({error.strerror}). Choose another --out."
+        ) from None
+    plots.save(plots.surface(network, "AND, learned by a 2-3-1 tanh network"), out / "and.png")
+    plots.save(plots.learning_curve(run.history, title="AND: mean squared error"), out / "learning_curve.png")
+    display.demo(network, X, y, run, out)
+
+
+def _several(values: list[str] | None) -> list[str]:
+    """Repeated flags and commas as one list; a comma inside brackets belongs to the name."""
+    names: list[str] = []
+    for value in values or []:
+        depth, name = 0, ""
+        for character in value + ",":
+            depth += (character == "(") - (character == ")")
+            if character == "," and depth <= 0:
+                names += [name.strip()] if name.strip() else []
+                name = ""
+            else:
+                name += character
+    return names
+
+
+def _sizes(hidden: str) -> tuple[int, ...]:
+    if hidden.strip().lower() in ("", "none", "0"):
+        return ()
+    try:
+        return tuple(int(size) for size in hidden.replace("x", ",").replace("-", ",").split(","))
+    except ValueError:
+        raise ParameterError(f"train, hidden: expected sizes such as 64,64, got {hidden!r}.") from None
+
+
+def _model_file(model: Path) -> Path:
+    return model / MODEL_FILE if model.is_dir() else model
+
+
+def _claim(out: Path | None, source: str, overwrite: bool) -> Path:
+    """The output folder, made and proven writable before any training.
+
+    Raises:
+        OutputError: it holds a model already, or cannot be written to.
+    """
+    if out is None:
+        name, number = f"chainrule-{Path(source).stem}", 1
+        out = Path(name)
+        while out.exists():
+            number += 1
+            out = Path(f"{name}-{number}")
+    elif (out / MODEL_FILE).exists() and not overwrite:
+        raise OutputError(f"{out}: holds a model already. Choose another --out, or pass --overwrite to replace it.")
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(out / ".chainrule-check") as stream:
+            stream.write(b"")
+        (out / ".chainrule-check").unlink()
+    except OSError as error:
+        if made:
+            _release(out)
+        reason = error.strerror or "not writable"
+        raise OutputError(
+            f"{out}: expected a folder that can be written to ({reason}). Choose another --out."
+        ) from None
+    return out
+
+
+def _release(folder: Path) -> None:
+    """Remove the output folder again if nothing is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _write(folder: Path, model: TableModel, run: Any, result: dict[str, Any]) -> None:
+    from .. import plots
+
+    model.save(folder / MODEL_FILE)
+    texts = {
+        "metrics.json": json.dumps(result, indent=2) + "\n",
+        "history.jsonl": "".join(json.dumps(row) + "\n" for row in run.history),
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as stream:
+            stream.write(text.encode())
+    try:
+        figure = plots.learning_curve(run.history, run.best_epoch, f"Learning curve, {result['source']}")
+    except ChainRuleError as error:  # matplotlib is an extra: without it there is a model, but no picture
+        console.print(f"[yellow]No picture: {error}[/]")
+        return
+    plots.save(figure, folder / "learning_curve.png")

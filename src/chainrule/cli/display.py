@@ -1,0 +1,160 @@
+"""What the commands print: tables and a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..network import Network, Run
+from ..table_model import Problem, epochs_of
+from ..training.loop import OnEpoch, OnProgress, Row
+
+console = Console(stderr=False, highlight=False, soft_wrap=False)
+status = Console(stderr=True, highlight=False)
+
+
+def row_counts(problem: Problem) -> dict[str, int]:
+    """Rows by part."""
+    parts = {"train": problem.parts.train, "validation": problem.parts.valid, "test": problem.parts.test}
+    return {name: 0 if part is None else part.num_rows for name, part in parts.items()}
+
+
+def before(problem: Problem, source: str) -> None:
+    """The data, the task and the network, before training."""
+    model = problem.model
+    target, counts = model.target, row_counts(problem)
+    what = f"{target.task} of {', '.join(target.names)}"
+    if target.classes and target.task != "multilabel":
+        shown = ", ".join(target.classes[:6]) + (" …" if len(target.classes) > 6 else "")
+        what += f", {len(target.classes)} classes ({shown})"
+    console.print(f"[bold]{escape(source)}[/]: {escape(what)}")
+    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    columns = len(model.encoder.columns)
+    console.print(f"{rows} rows; {columns} columns as {len(model.encoder.feature_names)} features; loss {model.loss}")
+    for note in problem.notes:
+        console.print(f"[yellow]Note: {escape(note)}[/]")
+    console.print(_network(model.network))
+
+
+def _network(network: Network) -> Table:
+    table = Table(title=f"Network, {network.P:,} parameters, {network.dtype}", title_justify="left", title_style="bold")
+    for name, side in (("l", "right"), ("layer", "left"), ("W", "right"), ("b", "right"), ("parameters", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for row in network.summary():
+        shapes = ["" if row[k] is None else " × ".join(map(str, row[k])) for k in ("W", "b")]
+        table.add_row(str(row["number"]), escape(row["layer"]), *shapes, f"{row['parameters']:,}")
+    return table
+
+
+@contextlib.contextmanager
+def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, OnProgress | None]]:
+    """Callbacks for the training: a bar on a terminal, JSON lines on request, else nothing."""
+    if as_json:
+        yield (lambda row: print(json.dumps(row), flush=True)), None
+        return
+    if not status.is_terminal or not sys.stdout.isatty():
+        yield None, None
+        return
+    total = epochs_of(problem.model.settings, problem.parts.train.num_rows)
+    bar = Progress(
+        TextColumn("epoch {task.fields[epoch]}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("cost {task.fields[train]} train, {task.fields[valid]} valid"),
+        TextColumn("{task.fields[speed]} rows/s"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=status,
+        transient=True,
+    )
+    task = bar.add_task("", total=total, epoch=0, train="–", valid="–", speed="–")
+
+    def on_epoch(row: Row) -> None:
+        bar.update(
+            task,
+            completed=row["epoch"],
+            epoch=int(row["epoch"]),
+            train=f"{row['train_cost']:.4g}",
+            valid=f"{row['valid_cost']:.4g}" if "valid_cost" in row else "–",
+            speed=f"{row['rows_per_second']:,.0f}",
+        )
+
+    with bar:
+        yield on_epoch, lambda epoch: bar.update(task, completed=epoch)
+
+
+def metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Metrics as a table, one column for each model."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(escape(name), justify="right")
+    for metric in next(iter(columns.values())):
+        table.add_row(escape(metric), *(_number(values.get(metric, math.nan)) for values in columns.values()))
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+ENDINGS = {
+    "epochs": "all epochs done",
+    "patience": "no better epoch for a while",
+    "time": "the time limit was reached",
+    "interrupted": "interrupted",
+}
+
+
+def after(problem: Problem, run: Run, result: Mapping[str, Any], folder: Path) -> None:
+    """The metrics beside the baselines, the time, and where the files are."""
+    if result["test"] is not None:
+        metrics({"network": result["test"], **result["baselines"]}, f"Test, {result['rows']['test']:,} rows")
+    elif result["validation"] is not None:
+        metrics({"network": result["validation"]}, f"Validation, {result['rows']['validation']:,} rows (no test rows)")
+    if run.reason == "interrupted":
+        kept = f"epoch {run.best_epoch}, the best so far" if run.best_epoch else f"epoch {len(run.history)}, the last"
+        console.print(f"[yellow]Interrupted: {kept}, was kept.[/]")
+    best = f", best epoch {run.best_epoch}" if run.best_epoch else ""
+    ended = ENDINGS.get(run.reason, run.reason)
+    console.print(
+        f"{len(run.history)} epochs in {run.snapshot.seconds:.1f} s ({ended}{best}); {result['seconds']:.1f} s in all"
+    )
+    if len(run.starts) > 1:
+        console.print(f"{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
+    console.print(f"Model, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
+
+
+def demo(network: Network, X: Any, y: Any, run: Run, folder: Path) -> None:
+    """What the AND network learned: its predictions, its parameters, and the surface in characters."""
+    y_hat = network.predict(X)[:, 0]
+    table = Table(title="AND after training", title_justify="left", title_style="bold")
+    for name in ("x₁", "x₂", "y", "ŷ", "decision"):
+        table.add_column(name, justify="right")
+    for (x1, x2), truth, value in zip(X, y, y_hat, strict=True):
+        table.add_row(str(x1), str(x2), str(truth), f"{value:+.4f}", str(int(value >= 0.5)))
+    console.print(table)
+    error = float(((y_hat - y) ** 2).mean())
+    console.print(f"{len(run.history)} epochs, mean squared error {error:.2e}")
+    for number in range(1, len(network.architecture.layers) + 1):
+        console.print(f"layer {number}: W = {_matrix(network.W(number))}, b = {_matrix(network.b(number))}")
+    console.print("ŷ on [0, 1]², x₂ upwards:")
+    for x2 in (1.0, 0.75, 0.5, 0.25, 0.0):
+        row = network.predict([[x1 / 20, x2] for x1 in range(21)])[:, 0]
+        console.print("  " + "".join(" .:-=+*#%@"[min(9, max(0, int(value * 10)))] * 2 for value in row))
+    console.print(f"Pictures in [bold]{escape(str(folder))}[/]")
+
+
+def _matrix(values: Any) -> str:
+    if values.ndim == 1:
+        return "\\[" + ", ".join(f"{v:+.3f}" for v in values) + "]"
+    return "\\[" + ", ".join(_matrix(row) for row in values) + "]"

@@ -1,0 +1,378 @@
+"""A network on a table: what columns become numbers, what the target asks of the output layer, and the training.
+
+`TableModel` is what `chainrule train` saves: a network with its preprocessing, one file, nothing pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from . import files
+from .arrays import Array, check_weights
+from .core.cost import Penalty
+from .core.layers import Dense, Dropout, Layer, Scale
+from .errors import DataError, ModelFileError, ParameterError, unknown_name
+from .formulas.activations import find_activation
+from .formulas.losses import Loss, check_fit, default_loss, find_loss
+from .network import Network, Run
+from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
+from .tables.split import split_rows
+from .tables.state import from_plain
+from .tables.targets import Target, infer_target
+from .training.loop import OnEpoch, OnProgress
+from .training.optimizers import SGD, Adam, AdamW, Optimizer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANY_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice that `chainrule train` offers, with its default. None: it follows from the task.
+
+    The defaults are those of RealMLP-TD-S (Holzmüller, Grinsztajn & Steinwart 2024), with fewer epochs.
+    """
+
+    task: Literal["classification", "regression"] | None = None
+    hidden: tuple[int, ...] = (256, 256, 256)
+    activation: tuple[str, ...] = ()  # one for all hidden layers or one for each; () by task: selu, mish
+    dropout: float = 0.0
+    scale_layer: bool = True
+    ntk: bool = True
+    loss: str | None = None
+    aggregate: str = "mean"
+    label_smoothing: float | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+    optimizer: str = "adam"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.01
+    schedule: str = "coslog4"
+    batch_size: int = 256
+    epochs: int | None = None  # by training rows: 256 below 10 000, else 64
+    sampling: str = "shuffle"
+    clip_norm: float | None = None
+    monitor: str | None = None
+    patience: int | None = None
+    time_limit: float | None = None
+    starts: int = 1
+    seed: int = 0
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.2
+    scaling: Scaling = "robust"
+    max_levels: int = MAX_LEVELS
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows of a training: three tables with their sample weights."""
+
+    train: pa.Table
+    valid: pa.Table | None
+    test: pa.Table | None
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A network with its preprocessing.
+
+    Attributes:
+        network: the network. encoder: feature columns → X. target: target columns ↔ y.
+        loss: the loss that it was trained with, by name.
+        weight: the column of sample weights, if there was one.
+        settings: how it was trained.
+    """
+
+    network: Network
+    encoder: Encoder
+    target: Target
+    loss: str
+    weight: str | None
+    settings: Settings
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """The columns that `read_table` must not interpret, such as categories that look like numbers."""
+        return self.encoder.text_names + (self.target.names if self.target.kind == "text" else ())
+
+    def predict(self, table: pa.Table) -> dict[str, Any]:
+        """Columns of predictions: the target columns, and the probability of each class as "target=class".
+
+        Raises:
+            DataError: a column is missing or holds something else than in training.
+        """
+        return self.target.decode(self.outputs(table))
+
+    def outputs(self, table: pa.Table) -> Array:
+        """ŷ (N, units) in float64, in the network's own units."""
+        return self.network.predict(self.encoder.encode(table)).astype(np.float64)
+
+    def weights(self, table: pa.Table) -> Array:
+        """Sample weights (N,) from the weight column; ones where the table has none."""
+        return weights_of(table, self.weight if self.weight in table.column_names else None)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file, as a whole or not at all.
+
+        Raises:
+            OutputError: it could not be written; what was there before is untouched.
+        """
+        network = self.network
+        document = {
+            "network": files.describe_architecture(network.architecture),
+            "seed": network.seed,
+            "encoder": self.encoder.to_json(),
+            "target": self.target.to_json(),
+            "loss": self.loss,
+            "weight": self.weight,
+            "settings": dataclasses.asdict(self.settings),
+        }
+        files.write_model(path, "table", {"theta": network.theta}, document)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> TableModel:
+        """Read a model that `save` wrote.
+
+        Raises:
+            ModelFileError: missing, damaged, or not a table model.
+        """
+        arrays, document = files.read_model(path, "table")
+        return files.strictly(path, lambda: _rebuild(arrays, document))
+
+
+def _rebuild(arrays: dict[str, Array], document: dict[str, Any]) -> TableModel:
+    encoder, target = Encoder.from_json(document["encoder"]), Target.from_json(document["target"])
+    network = Network.rebuild(document, arrays["theta"])
+    sizes = (network.architecture.inputs, network.architecture.outputs)
+    if sizes != (len(encoder.feature_names), target.units):
+        raise ModelFileError(
+            f"expected a network of {len(encoder.feature_names)} inputs and {target.units} outputs, got {sizes}."
+        )
+    settings: Settings = from_plain(Settings, document["settings"], "settings")
+    weight: str | None = from_plain(str | None, document["weight"], "weight")
+    return TableModel(network, encoder, target, find_loss("model file", document["loss"]).spec, weight, settings)
+
+
+def weights_of(table: pa.Table, column: str | None) -> Array:
+    """Sample weights (N,) from a column; ones without one.
+
+    Raises:
+        ParameterError: no such column.
+        DataError: gaps, text, negative numbers, or all zero.
+    """
+    if column is None:
+        return np.ones(table.num_rows)
+    if column not in table.column_names:
+        raise unknown_name("Sample weights", column, table.column_names)
+    values = numbers(table.column(column), column)
+    if np.isnan(values).any():
+        row = int(np.argmax(np.isnan(values)))
+        raise DataError(f"Column {column!r}: expected a sample weight in every row, got a gap at row {row + 1}.")
+    return check_weights(f"Column {column!r}", values, len(values))
+
+
+def output_of(target: Target, loss: str | None) -> tuple[str, Loss]:
+    """The output activation and the loss that a target asks for (003, problem 4).
+
+    Raises:
+        ParameterError: an unknown loss, or one that does not fit the task.
+    """
+    if target.task != "regression":
+        output = "softmax" if target.task == "multiclass" else "sigmoid"
+        found = default_loss(find_activation("train", output)) if loss is None else find_loss("train, loss", loss)
+        if found.targets not in ("real", "probability", "one_hot") or found.name.endswith("_logits"):
+            raise ParameterError(
+                f"train, loss: expected a loss of probabilities for a {target.task} target, got {found}. "
+                f"Use {default_loss(find_activation('train', output)).name!r} (it is computed on the logits)."
+            )
+        check_fit("train, loss", find_activation("train", output), found)
+        return output, found
+    found = find_loss("train, loss", loss or "squared")
+    if found.targets not in ("real", "nonnegative", "positive") or found.name.endswith("_log"):
+        raise ParameterError(
+            f"train, loss: expected a loss of numbers for a regression, got {found}. "
+            "Use squared, absolute, huber, log_cosh, quantile, poisson or gamma, or pass --task classification."
+        )
+    return ("exp" if found.prediction[0] == 0 else "identity"), found
+
+
+def layers_of(settings: Settings, target: Target, output: str) -> list[Layer]:
+    """The layers that the settings ask for, before an output layer that starts at zero.
+
+    Raises:
+        ParameterError: not one activation for each hidden layer.
+    """
+    names = settings.activation or ("mish" if target.task == "regression" else "selu",)
+    if len(names) == 1:
+        names = names * len(settings.hidden)
+    if len(names) != len(settings.hidden):
+        raise ParameterError(
+            f"train, activation: expected 1 or {len(settings.hidden)} names, one per hidden layer, got {len(names)}."
+        )
+    slow = 0.1 if settings.ntk else 1.0
+    layers: list[Layer] = [Scale(learning_rate_factor=6.0)] if settings.scale_layer else []
+    for units, name in zip(settings.hidden, names, strict=True):
+        bias = "normal" if settings.ntk else "zeros"
+        layers.append(Dense(units, name, ntk=settings.ntk, bias_init=bias, bias_learning_rate_factor=slow))
+        if settings.dropout:
+            layers.append(Dropout(settings.dropout))
+    start = "zeros" if settings.hidden else None
+    layers.append(Dense(target.units, output, ntk=settings.ntk, init=start, bias_learning_rate_factor=slow))
+    return layers
+
+
+def optimizer_of(settings: Settings, target: Target) -> Optimizer:
+    """The update rule that the settings ask for.
+
+    Raises:
+        ParameterError: an unknown name, or a setting outside its range.
+    """
+    name = settings.optimizer
+    rate = settings.learning_rate
+    if rate is None:
+        adam = 0.07 if target.task == "regression" else 0.04
+        rate = adam if settings.ntk else 0.002
+    if name in ("sgd", "momentum", "nesterov"):
+        return SGD(rate, 0.0 if name == "sgd" else settings.momentum, name == "nesterov")
+    if name == "adam":
+        return Adam(rate, beta2=settings.beta2)
+    if name == "adamw":
+        return AdamW(rate, beta2=settings.beta2, weight_decay=settings.weight_decay)
+    raise unknown_name("train, optimizer", name, ("sgd", "momentum", "nesterov", "adam", "adamw"))
+
+
+def epochs_of(settings: Settings, rows: int) -> int:
+    """How many epochs the settings mean for so many training rows."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return 256 if rows < MANY_ROWS else 64
+
+
+def split(table: pa.Table, target: Target, settings: Settings, valid: pa.Table | None, test: pa.Table | None) -> Parts:
+    """Share out the rows by the seed, stratified by class; `valid` and `test` stand where they are given."""
+    labels = target.truth(table) if target.task in ("binary", "multiclass") else None
+    fractions = (
+        0.0 if valid is not None else settings.valid_fraction,
+        0.0 if test is not None else settings.test_fraction,
+    )
+    rows = split_rows(table.num_rows, settings.seed, *fractions, labels)
+    parts = [table.take(part) if len(part) else None for part in rows]
+    assert parts[0] is not None
+    return Parts(parts[0], valid if valid is not None else parts[1], test if test is not None else parts[2])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A table prepared for training: everything is checked, nothing is trained yet."""
+
+    model: TableModel  # its network has starting parameters
+    parts: Parts
+    optimizer: Optimizer
+    notes: tuple[str, ...]
+
+
+def prepare(
+    table: pa.Table,
+    targets: Sequence[str],
+    settings: Settings = Settings(),
+    *,
+    valid: pa.Table | None = None,
+    test: pa.Table | None = None,
+    ignore: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    weight: str | None = None,
+) -> Problem:
+    """Infer the task, split the rows, fit the preprocessing on the training rows, and build the network.
+
+    Raises:
+        DataError, ParameterError: the table or the settings cannot be used.
+    """
+    for name in ignore:
+        if name not in table.column_names:
+            raise unknown_name("Ignored column", name, table.column_names)
+    used = {*targets, *ignore, *([weight] if weight else [])}
+    if len(used) < len(targets) + len(ignore) + bool(weight):
+        raise ParameterError("train: expected targets, ignored columns and weights to be different columns.")
+    features = [name for name in table.column_names if name not in used]
+    weights_of(table, weight)
+
+    loss = find_loss("train, loss", settings.loss) if settings.loss else None
+    plain = loss is not None and loss.prediction[0] == 0
+    whole = infer_target(table, targets, settings.task)
+    parts = split(table, whole, settings, valid, test)
+    task: Literal["classification", "regression"] = "regression" if whole.task == "regression" else "classification"
+    target = whole
+    if task == "regression":
+        target = infer_target(parts.train, targets, task, standardise=not plain)
+    output, loss = output_of(target, settings.loss)
+    encoder, notes = fit_encoder(parts.train, features, settings.scaling, settings.max_levels, categories)
+    for part in (parts.valid, parts.test):
+        if part is not None:
+            encoder.encode(part.slice(0, 1))
+            target.truth(part)
+            weights_of(part, weight)
+    network = Network(
+        len(encoder.feature_names), layers_of(settings, target, output), seed=settings.seed, dtype=settings.dtype
+    )
+    model = TableModel(network, encoder, target, loss.spec, weight, settings)
+    return Problem(model, parts, optimizer_of(settings, target), notes)
+
+
+def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> Run:
+    """Train the problem's network in place; the best epoch on the validation rows is kept.
+
+    Raises:
+        DataError: values that the preprocessing cannot take.
+        DivergenceError: see `Network.fit`.
+    """
+    model, settings = problem.model, problem.model.settings
+    classify = model.target.task != "regression"
+    loss = find_loss("train, loss", model.loss)
+
+    def arrays(part: pa.Table) -> tuple[Array, Array, Array]:
+        y = model.target.encode(part)
+        if model.target.task == "multiclass":
+            y = np.eye(model.target.units)[y]
+        return model.encoder.encode(part), y, weights_of(part, model.weight)
+
+    X, y, s = arrays(problem.parts.train)
+    smoothing = settings.label_smoothing
+    if smoothing is None:
+        smoothing = 0.1 if classify and loss.targets in ("probability", "one_hot") else 0.0
+    monitor = settings.monitor or ("error_rate" if classify else "rmse")
+    if problem.parts.valid is None:
+        monitor = "cost"
+    return model.network.fit(
+        X,
+        y,
+        sample_weight=s,
+        validation=None if problem.parts.valid is None else arrays(problem.parts.valid),
+        loss=loss,
+        aggregate=settings.aggregate,
+        penalty=Penalty(settings.l1, settings.l2),
+        label_smoothing=smoothing,
+        optimizer=problem.optimizer,
+        schedule=settings.schedule,
+        epochs=epochs_of(settings, len(X)),
+        batch_size=settings.batch_size,
+        sampling=settings.sampling,
+        drop_last=len(X) > settings.batch_size,
+        clip_norm=settings.clip_norm,
+        monitor=monitor,
+        patience=settings.patience,
+        time_limit=settings.time_limit,
+        starts=settings.starts,
+        on_epoch=on_epoch,
+        on_progress=on_progress,
+    )

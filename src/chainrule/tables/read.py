@@ -1,0 +1,232 @@
+"""Tables in and out: CSV, Parquet and scikit-learn's bundled data sets; predictions as CSV, Parquet or JSON lines."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+
+from ..disk import replacing
+from ..errors import DataError, OutputError, did_you_mean, require, unknown_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BUNDLED = ("digits", "breast_cancer", "diabetes", "wine", "iris")
+TEXT_ENDINGS = (".csv", ".tsv", ".txt")
+PARQUET_ENDINGS = (".parquet", ".pq")
+GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
+DELIMITERS = ",;\t|"
+
+Format = Literal["csv", "parquet", "jsonl"]
+
+
+def read_table(source: str | os.PathLike[str], text: Collection[str] = ()) -> pa.Table:
+    """The table in a .csv, .tsv, .txt, .parquet or .pq file, or a data set that scikit-learn bundles.
+
+    The delimiter of a text file (comma, semicolon, tab or |) is found from its header; after semicolons 1,5 is
+    one and a half. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
+    interpreted, so that 007 stays 007. Spaces around column names are dropped.
+
+    Raises:
+        DataError: no such file, an unknown ending, no rows, unusable column names, or damaged content.
+        MissingExtraError: pyarrow (or, for a bundled data set, scikit-learn) is not installed.
+    """
+    if str(source) in BUNDLED:
+        return _read_bundled(str(source))
+    path = Path(source)
+    ending = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"Reading {path}: expected a file, got a directory. Name one file in it.")
+    if not path.exists():
+        raise DataError(f"Reading {path}: there is no such file or bundled data set.{_alternatives(path)}")
+    if ending not in TEXT_ENDINGS + PARQUET_ENDINGS:
+        known = ", ".join(TEXT_ENDINGS + PARQUET_ENDINGS)
+        raise DataError(
+            f"Reading {path}: expected a name ending in {known}, got {ending!r}. Save the table as CSV or Parquet."
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"Reading {path}: expected a table, got an empty file.")
+        return _read_text(path, text) if ending in TEXT_ENDINGS else _read_parquet(path)
+    except OSError as error:
+        raise DataError(f"Reading {path}: it cannot be read ({error.strerror or error}).") from error
+
+
+def bundled_target(source: str | os.PathLike[str]) -> str | None:
+    """The name of the target column if `source` is a bundled data set, else None."""
+    return "target" if str(source) in BUNDLED else None
+
+
+def write_table(table: pa.Table, destination: str | os.PathLike[str] | IO[bytes], format: Format) -> None:
+    """Write a table to a file or a binary stream.
+
+    A file appears complete or not at all: a temporary file beside it is written, synced and renamed. In JSON
+    lines a number that is not finite is null, and what JSON has no type for (a date) is text.
+
+    Raises:
+        ParameterError: unknown format.
+        DataError: a column that the format cannot hold.
+        OutputError: the file could not be written; what was there before is untouched.
+    """
+    if format not in get_args(Format):
+        raise unknown_name("Table format", format, get_args(Format))
+    if not isinstance(destination, str | os.PathLike):
+        return _write(table, destination, format)
+    path = Path(destination)
+    if not path.exists() or path.is_file():
+        with replacing(path) as stream:
+            _write(table, stream, format)
+        return
+    try:  # a device or a pipe must not be replaced by a file
+        with path.open("wb") as stream:
+            _write(table, stream, format)
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error.strerror or error}).") from error
+
+
+def _write(table: pa.Table, stream: IO[bytes], format: Format) -> None:
+    pa = require("pyarrow", "table", "Writing tables")
+    try:
+        if format == "csv":
+            require("pyarrow.csv", "table", "Writing tables").write_csv(table, stream)
+        elif format == "parquet":
+            require("pyarrow.parquet", "table", "Writing tables").write_table(table, stream)
+        else:
+            for batch in table.to_batches(max_chunksize=4096):
+                for row in batch.to_pylist():
+                    plain = {key: _plain(value) for key, value in row.items()}
+                    stream.write(json.dumps(plain, ensure_ascii=False, default=str).encode() + b"\n")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"Writing a table: its columns do not fit the format {format} ({error}).") from error
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _alternatives(path: Path) -> str:
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    files = sorted(p.name for p in siblings if p.suffix.lower() in TEXT_ENDINGS + PARQUET_ENDINGS)
+    return did_you_mean(path.name, [*BUNDLED, *files])
+
+
+def _read_bundled(name: str) -> pa.Table:
+    pa = require("pyarrow", "table", "Reading tables")
+    bunch = getattr(require("sklearn.datasets", "table", "Reading a bundled data set"), f"load_{name}")()
+    columns = {str(feature): bunch.data[:, j] for j, feature in enumerate(bunch.feature_names)}
+    named = name in ("breast_cancer", "wine", "iris")
+    target = [str(bunch.target_names[k]) for k in bunch.target] if named else bunch.target
+    return pa.table({**columns, "target": target})
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    pa = require("pyarrow", "table", "Reading tables")
+    parquet = require("pyarrow.parquet", "table", "Reading tables")
+    with path.open("rb") as file:
+        try:
+            table = parquet.ParquetFile(file).read()
+            table.validate(full=True)
+            kept = [name for name in table.column_names if not name.startswith("__index_level_")]  # written by pandas
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(f"Reading {path}: expected a Parquet file, got something else or a damaged one.") from error
+    if table.num_rows == 0:
+        raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
+    _check_names(path, kept)
+    return table.select(kept)
+
+
+def _read_text(path: Path, text: Collection[str]) -> pa.Table:
+    pa = require("pyarrow", "table", "Reading tables")
+    arrow = require("pyarrow.csv", "table", "Reading tables")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip("\r\n")), "")
+            delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+            file.seek(0)
+            records = (row for row in csv.reader(file, delimiter=delimiter) if row)
+            header, sample = next(records, []), list(itertools.islice(records, 100))
+        if not header:
+            raise DataError(f"Reading {path}: expected a table, got only empty lines.")
+        names = [name.strip() for name in header]
+        _check_names(path, names)
+        if not sample:
+            raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
+        comma = delimiter == ";" and any(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", field) for row in sample for field in row)
+        table = arrow.read_csv(
+            path,
+            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=arrow.ConvertOptions(
+                null_values=[*GAPS, *(" " + gap for gap in GAPS)],
+                strings_can_be_null=True,
+                decimal_point="," if comma else ".",
+                column_types={raw: pa.string() for raw, name in zip(header, names, strict=True) if name in text},
+            ),
+        )
+    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+        _check_encoding(path)
+        if isinstance(error, pa.ArrowInvalid):
+            _check_records(path, delimiter)
+        raise DataError(f"Reading {path}: expected a table of text, got a damaged file ({error}).") from error
+    if any(pa.types.is_binary(kind) for kind in table.schema.types):  # what pyarrow makes of text that is not UTF-8
+        _check_encoding(path)
+    last = table.column(-1)[-1].as_py()
+    if isinstance(last, str) and "\n" in last:  # an open quote may have swallowed the rest of the file
+        _check_records(path, delimiter)
+    return table.rename_columns(names)
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    empty = [str(i) for i, name in enumerate(names, 1) if not name]
+    if empty:
+        raise DataError(
+            f"Reading {path}: expected a name for every column, got none for column {', '.join(empty)}. "
+            "Name it in the first line, or remove it (pandas: to_csv(..., index=False))."
+        )
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"Reading {path}: expected different column names, got {', '.join(map(repr, twice))} more than once. "
+            "Rename or remove the repeated ones."
+        )
+
+
+def _check_encoding(path: Path) -> None:
+    """Raises DataError at the first line that is not UTF-8, if there is one."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"Reading {path}: expected UTF-8 text, got the byte 0x{line[error.start]:02x} "
+                    f"(line {number}, byte {error.start + 1}). Save the file again with the encoding UTF-8."
+                ) from None
+
+
+def _check_records(path: Path, delimiter: str) -> None:
+    """Raises DataError at the first row with a faulty quote or not as many fields as the header, if there is one."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        expected, start = 0, 1
+        try:
+            for row in reader:
+                expected = expected or len(row)
+                if row and len(row) != expected:
+                    raise DataError(
+                        f"Reading {path}: expected {expected} fields in line {start}, got {len(row)}. "
+                        "Correct the line; text that contains the delimiter must be quoted."
+                    )
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"Reading {path}: expected quotes to be closed, got a faulty one in the row starting in line {start} "
+                f"({error}). Close it, or double a quote that is part of the text."
+            ) from None

@@ -13,6 +13,7 @@ import argparse
 import itertools
 import math
 import multiprocessing
+import random
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from chainrule.formulas import activations, aggregators, losses
 COMPLEX_LIMIT, CENTRAL_LIMIT = 1e-10, 1e-6
 ROWS, INPUTS, WIDTH = 5, 3, 3
 STEP = 1e-30
+LARGEST = 30.0
 
 PENALTIES = {
     "none": Penalty(),
@@ -97,7 +99,11 @@ def exactly_one(row: Mapping[str, Any]) -> bool:
 def all_pairs(
     factors: Mapping[str, Sequence[Any]], allowed: Callable[[Mapping[str, Any]], bool]
 ) -> Iterator[dict[str, Any]]:
-    """Rows that hold every allowed pair of values of two factors at least once; greedy and deterministic."""
+    """Rows that hold every allowed pair of values of two factors at least once; greedy and deterministic.
+
+    Where several values cover as many new pairs, one of them is drawn, which mixes the settings further.
+    """
+    draw = random.Random(0)
     missing = {
         frozenset(pair)
         for f, g in itertools.combinations(factors, 2)
@@ -112,6 +118,7 @@ def all_pairs(
             if factor in row:
                 continue
             candidates = [value for value in factors[factor] if allowed({**row, factor: value})]
+            draw.shuffle(candidates)
             row[factor] = max(
                 candidates, key=lambda value: sum(frozenset({item, (factor, value)}) in missing for item in row.items())
             )  # noqa: B023
@@ -183,8 +190,9 @@ class Case:
 def build(row: Mapping[str, Any], seed: int = 0) -> Case:
     """The case of a row of settings, with random numbers of a seed.
 
-    ReLU and step reach the end of their range, where a loss on probabilities or counts is infinite: parameters are
-    drawn until every prediction lies inside, and the output layer keeps its bias.
+    Parameters are drawn until every |z| is moderate (exp and square, stacked, overflow). ReLU and step reach the end
+    of their range, where a loss on probabilities or counts is infinite: there parameters are drawn until every
+    prediction lies inside, and the output layer keeps its bias.
     """
     output, loss = row["output"], losses.CATALOGUE[row["loss"]]
     at_the_edge = output in ("relu", "step") and loss.prediction[0] == 0
@@ -219,10 +227,12 @@ def build(row: Mapping[str, Any], seed: int = 0) -> Case:
         last = A.views(theta)[-1]
         if at_the_edge and last.b is not None:
             last.b[...] += 2.0
-        y_hat = forward(A, theta, X, masks).y_hat
-        if not at_the_edge or bool((y_hat > 0.05).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = forward(A, theta, X, masks, keep="all")
+        moderate = all(np.abs(z).max() < LARGEST for z in values.z[1:] if z is not None)
+        if moderate and not (at_the_edge and values.y_hat.min() < 0.05):
             return Case(A, theta, X, y, cost, s, mean_weight, masks)
-    raise RuntimeError(f"no parameters found with predictions inside the loss's interval: {row}")
+    raise RuntimeError(f"no suitable parameters found for {row}")
 
 
 def targets(rng: np.random.Generator, kind: str, outputs: int) -> np.ndarray:

@@ -6,6 +6,8 @@ from .core.layers import Dense as Dense
 from .core.layers import Dropout as Dropout
 from .core.layers import Scale as Scale
 from .errors import ChainRuleError as ChainRuleError
+from .files import load_snapshot as load_snapshot
+from .files import save_snapshot as save_snapshot
 from .formulas import activations as activations
 from .formulas import aggregators as aggregators
 from .formulas import initializers as initializers

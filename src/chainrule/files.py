@@ -22,6 +22,7 @@ from .disk import replacing
 from .errors import ChainRuleError, ModelFileError
 from .formulas.activations import Activation
 from .formulas.record import Record
+from .training.loop import Snapshot
 
 FORMAT = 1
 LAYERS: dict[str, type[Dense] | type[Scale] | type[Dropout]] = {"dense": Dense, "scale": Scale, "dropout": Dropout}
@@ -115,3 +116,40 @@ def build_architecture(document: Mapping[str, Any], activations: Iterable[Activa
             settings["activation"] = own[settings["activation"]]
         layers.append(cls(**settings))
     return chain("model file", document["inputs"], layers)
+
+
+def save_snapshot(path: str | os.PathLike[str], snapshot: Snapshot) -> None:
+    """Write a snapshot of a run, from which `Network.fit(..., resume=load_snapshot(path))` continues it.
+
+    Raises:
+        OutputError: it could not be written; what was there before is untouched.
+    """
+    arrays = {"theta": snapshot.theta} | {f"slot {name}": slot for name, slot in snapshot.slots.items()}
+    if snapshot.best_theta is not None:
+        arrays["best_theta"] = snapshot.best_theta
+    rest = {
+        f.name: getattr(snapshot, f.name) for f in fields(snapshot) if f.name not in ("theta", "slots", "best_theta")
+    }
+    plain = {name: str(value) if value == float("inf") else value for name, value in rest.items()}
+    write_model(path, "snapshot", arrays, {"snapshot": plain, "slots": list(snapshot.slots)})
+
+
+def load_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+    """Read what `save_snapshot` wrote.
+
+    Raises:
+        ModelFileError: missing, damaged, or not a snapshot.
+    """
+    arrays, document = read_model(path, "snapshot")
+
+    def build() -> Snapshot:
+        plain = document["snapshot"]
+        scores = {name: float(plain[name]) for name in ("best_score", "reference")}
+        return Snapshot(
+            theta=arrays["theta"],
+            slots={name: arrays[f"slot {name}"] for name in document["slots"]},
+            best_theta=arrays.get("best_theta"),
+            **{**plain, **scores, "history": tuple(plain["history"])},
+        )
+
+    return strictly(path, build)

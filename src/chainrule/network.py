@@ -327,23 +327,17 @@ class Network:
             raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
         if resume is not None and starts > 1:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
-        snapshots = (
-            [self._checked(resume, plan)]
-            if resume is not None
-            else [
-                Snapshot.start(
-                    self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k), plan.optimizer
-                )
-                for k in range(starts)
-            ]
-        )
-        if resume is None:
-            self._check_start(snapshots[0].theta)
+        trainings = []
+        for k in range(starts):
+            own = replace(plan, seed=plan.seed + k)
+            theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
+            self._check_start(theta)
+            snapshot = Snapshot.start(own, len(data.X), theta) if resume is None else self._checked(resume, own, data)
+            trainings.append(Training(self.architecture, data, held_out, own, snapshot))
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
-        for k, snapshot in enumerate(snapshots):
-            training = Training(self.architecture, data, held_out, replace(plan, seed=plan.seed + k), snapshot)
+        for training in trainings:
             try:
                 reason = train(training, on_epoch, on_progress)
             except DivergenceError as error:
@@ -374,16 +368,17 @@ class Network:
                 "a layer would get the same gradient and stay equal (symmetry). Start from random weights."
             )
 
-    def _checked(self, snapshot: Snapshot, plan: Plan) -> Snapshot:
+    def _checked(self, snapshot: Snapshot, plan: Plan, data: Data) -> Snapshot:
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:
             raise ShapeError(
                 f"fit, resume: expected a snapshot of {self.P} parameters in {self.dtype}, "
                 f"got {snapshot.theta.size} in {snapshot.theta.dtype}."
             )
-        if tuple(snapshot.slots) != plan.optimizer.slots:
+        identity = plan.identity(len(data.X))
+        if snapshot.identity != identity:
             raise ParameterError(
-                f"fit, resume: expected the optimizer's state {plan.optimizer.slots}, got {tuple(snapshot.slots)}. "
-                "Continue with the optimizer of the run."
+                f"fit, resume: expected the settings of the run, {snapshot.identity}; got {identity}. "
+                "Continue with the same ones."
             )
         return snapshot
 

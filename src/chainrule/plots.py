@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .disk import replacing
-from .errors import require
-from .network import Network
-from .training.loop import Row
+from .errors import NotTrainedError, require
+from .network import Network, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,20 +43,31 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(stream, format="png", dpi=144)
 
 
-def learning_curve(history: Sequence[Row], best_epoch: int = 0, title: str = "Learning curve") -> Figure:
-    """Training and validation cost by epoch, with the best epoch marked; a logarithmic axis where all is positive."""
+def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
+    """Training and validation cost by epoch, with the best epoch marked; a logarithmic axis where all is positive.
+
+    Raises:
+        NotTrainedError: the run ended before its first epoch did.
+    """
+    if not run.history:
+        raise NotTrainedError("Learning curve: expected a run of at least one epoch, got none.")
     figure = _figure(7, 4)
     axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    curves = [("training", "train_cost", BLUE), ("validation", "valid_cost", ORANGE)]
+    epochs = [row["epoch"] for row in run.history]
+    smoothed = ", labels smoothed" if run.plan.cost.label_smoothing else ""
+    curves = [("training" + smoothed, "train_cost", BLUE), ("validation", "valid_cost", ORANGE)]
     for label, key, color in curves:
-        if key in history[0]:
-            cost = [row[key] for row in history]
+        if key in run.history[0]:
+            cost = [row[key] for row in run.history]
             axes.plot(epochs, cost, color=color, linewidth=1.8, marker="o" if len(cost) == 1 else "", label=label)
-    if best_epoch:
-        axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch, {best_epoch}")
-    if all(row[key] > 0 for _, key, _ in curves for row in history if key in row):
+    if run.best_epoch:
+        axes.axvline(run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch, {run.best_epoch}")
+    if all(row[key] > 0 for _, key, _ in curves for row in run.history if key in row):
         axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(lambda cost, _: f"{cost:g}")
+        if len(axes.get_yticks(minor=True)) > 12:
+            axes.yaxis.set_minor_formatter(lambda cost, _: "")
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel("cost", color=INK)
     axes.set_title(title, color=INK, loc="left")

@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..disk import replacing
-from ..errors import ChainRuleError, OutputError, ParameterError, unknown_name
+from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
 from ..table_model import Settings, TableModel, fit, prepare
 from . import display
 from .display import console
@@ -324,7 +324,7 @@ def demo(
             f"{out}: expected a folder that can be written to ({error.strerror}). Choose another --out."
         ) from None
     plots.save(plots.surface(network, "AND, learned by a 2-3-1 tanh network"), out / "and.png")
-    plots.save(plots.learning_curve(run.history, title="AND: mean squared error"), out / "learning_curve.png")
+    plots.save(plots.learning_curve(run, "AND: mean squared error"), out / "learning_curve.png")
     display.demo(network, X, y, run, out)
 
 
@@ -404,8 +404,8 @@ def _write(folder: Path, model: TableModel, run: Any, result: dict[str, Any]) ->
         with replacing(folder / name) as stream:
             stream.write(text.encode())
     try:
-        figure = plots.learning_curve(run.history, run.best_epoch, f"Learning curve, {result['source']}")
-    except ChainRuleError as error:  # matplotlib is an extra: without it there is a model, but no picture
+        figure = plots.learning_curve(run, f"Learning curve, {result['source']}")
+    except MissingExtraError as error:  # matplotlib is an extra: without it there is a model, but no picture
         console.print(f"[yellow]No picture: {error}[/]")
         return
     plots.save(figure, folder / "learning_curve.png")

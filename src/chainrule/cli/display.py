@@ -19,7 +19,7 @@ from ..network import Network, Run
 from ..table_model import Problem, epochs_of
 from ..training.loop import OnEpoch, OnProgress, Row
 
-console = Console(stderr=False, highlight=False, soft_wrap=False)
+console = Console(highlight=False, soft_wrap=True)
 status = Console(stderr=True, highlight=False)
 
 

@@ -18,7 +18,7 @@ from .record import Function, Record, default_parameters, find
 INFINITY = float("inf")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activation(Record):
     """An activation g.
 

@@ -18,7 +18,7 @@ from ..errors import ParameterError
 from .record import Record, default_parameters, find
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Aggregator(Record):
     """A function φ of the samples' losses.
 

@@ -12,7 +12,7 @@ from ..arrays import Array
 from .record import Record, default_parameters, find
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Initializer(Record):
     """A distribution of starting weights; `make(generator, shape, **parameters)` draws them in float64."""
 

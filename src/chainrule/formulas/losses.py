@@ -20,7 +20,7 @@ from .functions import log_sum_exp_of, sigmoid_of, softmax_of
 from .record import Function, Record, default_parameters, find
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loss(Record):
     """A loss ℒ.
 

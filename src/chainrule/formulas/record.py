@@ -20,7 +20,7 @@ from ..errors import ParameterError, unknown_name
 Function = Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """A named formula.
 
@@ -70,6 +70,9 @@ class Record:
         """The name with every parameter, exact: what files hold and `find` reads."""
         inner = ", ".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in self.parameters)
         return f"{self.name}({inner})" if inner else self.name
+
+    def __repr__(self) -> str:
+        return self.spec
 
     def __str__(self) -> str:
         defaults = {p.name: p.default for p in inspect.signature(self.make).parameters.values()}

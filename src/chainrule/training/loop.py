@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ class Plan:
         monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse" or "mae".
         patience, tolerance: stop when the score has not fallen by more than `tolerance` for `patience` epochs.
             The score is the monitored one, or the training cost without a validation set.
-        time_limit: seconds; max_steps: updates. Both may end a run inside an epoch.
+        time_limit: seconds; max_steps: updates. Both hold for each start and may end it inside an epoch.
         seed: of shuffles and dropout masks.
     """
 
@@ -97,6 +97,12 @@ class Plan:
         B = self.rows_per_step(rows)
         return rows // B if self.drop_last else -(-rows // B)
 
+    def identity(self, rows: int) -> str:
+        """Whatever decides the bits of a step, as text; stopping rules may differ between a run and its sequel."""
+        free = ("epochs", "monitor", "patience", "tolerance", "time_limit", "max_steps")
+        names = [f.name for f in fields(self) if f.name not in free]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names) + f", rows={rows}"
+
     def order(self, epoch: int, rows: int) -> Array:
         """The row numbers (N,) of an epoch (0, 1 …), in the order in which batches take them."""
         if self.sampling == "sequential":
@@ -110,6 +116,7 @@ class Snapshot:
     """The whole state of a run between two steps; a run continues from it with the same bits.
 
     Attributes:
+        identity: of the plan that it belongs to (`Plan.identity`).
         theta: θ (P,). slots: the optimizer's state, vectors (P,) by name.
         step: updates made so far.
         cost_sum, cost_weight: of the steps of the epoch that is under way.
@@ -119,6 +126,7 @@ class Snapshot:
         seconds: spent in training so far.
     """
 
+    identity: str
     theta: Array
     slots: Mapping[str, Array]
     step: int = 0
@@ -133,9 +141,11 @@ class Snapshot:
     seconds: float = 0.0
 
     @staticmethod
-    def start(theta: Array, optimizer: Optimizer) -> Snapshot:
-        """The state before the first step."""
-        return Snapshot(theta.copy(), {name: np.zeros_like(theta) for name in optimizer.slots})
+    def start(plan: Plan, rows: int, theta: Array) -> Snapshot:
+        """The state before the first step on so many rows."""
+        return Snapshot(
+            plan.identity(rows), theta.copy(), {name: np.zeros_like(theta) for name in plan.optimizer.slots}
+        )
 
 
 class Step(NamedTuple):

@@ -14,7 +14,7 @@ from ..errors import ParameterError
 from ..formulas.record import Record, default_parameters, find
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule(Record):
     """A learning-rate schedule; `make(epoch, epochs, **parameters)` returns the factor."""
 

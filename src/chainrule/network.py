@@ -20,8 +20,8 @@ from .counter import check_seed
 from .errors import DivergenceError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
-from .formulas.losses import Loss, default_loss, find_loss
-from .training.loop import PREDICT_ROWS, Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, train
+from .formulas.losses import Loss, check_fit, default_loss, find_loss
+from .training.loop import PREDICT_ROWS, Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
 from .training.metrics import decide
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
@@ -291,22 +291,15 @@ class Network:
             starts: random starts, of which the best is kept: the present parameters, and `starts` − 1 new ones.
             seed: of shuffles and dropout; that of the network by default.
             resume: continue from this snapshot; data and settings must be those of its run.
-            on_epoch, on_progress: see `training.loop.train`.
+            on_epoch, on_progress: see `training.loop.run_training`.
 
         Raises:
             ParameterError, ShapeError, DataError: something does not fit; nothing has been changed.
             DivergenceError: a number is not finite. The network keeps the best epoch so far, or the last finite
                 step, and `error.run` holds the run.
         """
-        cost = self._cost("fit", loss, aggregate, penalty, average_outputs, label_smoothing)
-        data = self._data("fit", cost, X, y, sample_weight)
-        held_out = None
-        if validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-                raise ParameterError("fit: expected validation as (X, y) or (X, y, weights), got something else.")
-            held_out = self._data("fit, validation", cost, *validation, *([None] * (3 - len(validation))))
         plan = Plan(
-            cost=cost,
+            cost=self._cost("fit", loss, aggregate, penalty, average_outputs, label_smoothing),
             optimizer=find_optimizer("fit, optimizer", optimizer),
             schedule=find_schedule("fit, schedule", schedule),
             epochs=epochs,
@@ -321,8 +314,44 @@ class Network:
             max_steps=max_steps,
             seed=self.seed if seed is None else check_seed("fit", seed),
         )
+        return self.train(
+            plan,
+            X,
+            y,
+            sample_weight=sample_weight,
+            validation=validation,
+            starts=starts,
+            resume=resume,
+            on_epoch=on_epoch,
+            on_progress=on_progress,
+        )
+
+    def train(
+        self,
+        plan: Plan,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        validation: Pair | Triple | None = None,
+        starts: int = 1,
+        resume: Snapshot | None = None,
+        on_epoch: OnEpoch | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Run:
+        """What `fit` does, with its settings gathered in a plan, such as that of an earlier run (`run.plan`).
+
+        Arguments and errors are those of `fit`.
+        """
+        check_fit("fit", self.architecture.output_activation, plan.cost.loss)
+        data = self._data("fit", plan.cost, X, y, sample_weight)
+        held_out = None
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+                raise ParameterError("fit: expected validation as (X, y) or (X, y, weights), got something else.")
+            held_out = self._data("fit, validation", plan.cost, *validation, *([None] * (3 - len(validation))))
         if plan.monitor != "cost" and held_out is None:
-            raise ParameterError(f"fit: expected a validation set with monitor={monitor!r}, got none.")
+            raise ParameterError(f"fit: expected a validation set with monitor={plan.monitor!r}, got none.")
         if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
             raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
         if resume is not None and starts > 1:
@@ -339,7 +368,7 @@ class Network:
         diverged: DivergenceError | None = None
         for training in trainings:
             try:
-                reason = train(training, on_epoch, on_progress)
+                reason = run_training(training, on_epoch, on_progress)
             except DivergenceError as error:
                 diverged, reason = error, "diverged"
             runs.append(_finished(training, reason))

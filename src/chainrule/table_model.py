@@ -15,7 +15,7 @@ import numpy as np
 
 from . import files
 from .arrays import Array, check_weights
-from .core.cost import Penalty
+from .core.cost import Penalty, make_cost
 from .core.layers import Dense, Dropout, Layer, Scale
 from .errors import DataError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
@@ -25,8 +25,9 @@ from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
 from .tables.split import split_rows
 from .tables.state import from_plain
 from .tables.targets import Target, infer_target
-from .training.loop import OnEpoch, OnProgress
+from .training.loop import OnEpoch, OnProgress, Plan
 from .training.optimizers import SGD, Adam, AdamW, Optimizer
+from .training.schedules import find_schedule
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -278,7 +279,7 @@ class Problem:
 
     model: TableModel  # its network has starting parameters
     parts: Parts
-    optimizer: Optimizer
+    plan: Plan
     notes: tuple[str, ...]
 
 
@@ -326,7 +327,44 @@ def prepare(
         len(encoder.feature_names), layers_of(settings, target, output), seed=settings.seed, dtype=settings.dtype
     )
     model = TableModel(network, encoder, target, loss.spec, weight, settings)
-    return Problem(model, parts, optimizer_of(settings, target), notes)
+    plan = plan_of(settings, target, loss, network, parts)
+    return Problem(model, parts, plan, notes)
+
+
+def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, parts: Parts) -> Plan:
+    """The plan that the settings mean for a task and so many rows.
+
+    Raises:
+        ParameterError: an unknown name, or a setting outside its range.
+    """
+    rows = parts.train.num_rows
+    cross_entropy = loss.targets in ("probability", "one_hot")
+    smoothing = settings.label_smoothing
+    if smoothing is None:
+        smoothing = 0.1 if cross_entropy else 0.0
+    monitor = settings.monitor or ("error_rate" if cross_entropy else "cost" if target.task != "regression" else "rmse")
+    cost = make_cost(
+        "train",
+        network.architecture.output_activation,
+        loss,
+        settings.aggregate,
+        Penalty(settings.l1, settings.l2),
+        label_smoothing=smoothing,
+    )
+    return Plan(
+        cost=cost,
+        optimizer=optimizer_of(settings, target),
+        schedule=find_schedule("train, schedule", settings.schedule),
+        epochs=epochs_of(settings, rows),
+        batch_size=settings.batch_size,
+        sampling=settings.sampling,
+        drop_last=rows > settings.batch_size,
+        clip_norm=settings.clip_norm,
+        monitor=monitor if parts.valid is not None else "cost",
+        patience=settings.patience,
+        time_limit=settings.time_limit,
+        seed=settings.seed,
+    )
 
 
 def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> Run:
@@ -336,9 +374,7 @@ def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgre
         DataError: values that the preprocessing cannot take.
         DivergenceError: see `Network.fit`.
     """
-    model, settings = problem.model, problem.model.settings
-    classify = model.target.task != "regression"
-    loss = find_loss("train, loss", model.loss)
+    model, parts = problem.model, problem.parts
 
     def arrays(part: pa.Table) -> tuple[Array, Array, Array]:
         y = model.target.encode(part)
@@ -346,33 +382,14 @@ def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgre
             y = np.eye(model.target.units)[y]
         return model.encoder.encode(part), y, weights_of(part, model.weight)
 
-    X, y, s = arrays(problem.parts.train)
-    smoothing = settings.label_smoothing
-    if smoothing is None:
-        smoothing = 0.1 if classify and loss.targets in ("probability", "one_hot") else 0.0
-    monitor = settings.monitor or ("error_rate" if classify else "rmse")
-    if problem.parts.valid is None:
-        monitor = "cost"
-    return model.network.fit(
+    X, y, s = arrays(parts.train)
+    return model.network.train(
+        problem.plan,
         X,
         y,
         sample_weight=s,
-        validation=None if problem.parts.valid is None else arrays(problem.parts.valid),
-        loss=loss,
-        aggregate=settings.aggregate,
-        penalty=Penalty(settings.l1, settings.l2),
-        label_smoothing=smoothing,
-        optimizer=problem.optimizer,
-        schedule=settings.schedule,
-        epochs=epochs_of(settings, len(X)),
-        batch_size=settings.batch_size,
-        sampling=settings.sampling,
-        drop_last=len(X) > settings.batch_size,
-        clip_norm=settings.clip_norm,
-        monitor=monitor,
-        patience=settings.patience,
-        time_limit=settings.time_limit,
-        starts=settings.starts,
+        validation=None if parts.valid is None else arrays(parts.valid),
+        starts=model.settings.starts,
         on_epoch=on_epoch,
         on_progress=on_progress,
     )

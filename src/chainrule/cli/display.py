@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..network import Network, Run
-from ..table_model import Problem, epochs_of
+from ..table_model import Problem
 from ..training.loop import OnEpoch, OnProgress, Row
 
 console = Console(highlight=False, soft_wrap=True)
@@ -39,8 +39,9 @@ def before(problem: Problem, source: str) -> None:
         what += f", {len(target.classes)} classes ({shown})"
     console.print(f"[bold]{escape(source)}[/]: {escape(what)}")
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    columns = len(model.encoder.columns)
-    console.print(f"{rows} rows; {columns} columns as {len(model.encoder.feature_names)} features; loss {model.loss}")
+    columns, features = len(model.encoder.columns), len(model.encoder.feature_names)
+    plural = "s" if columns > 1 else ""
+    console.print(f"{rows} rows; {columns} column{plural} as {features} features; loss {model.loss}")
     for note in problem.notes:
         console.print(f"[yellow]Note: {escape(note)}[/]")
     console.print(_network(model.network))
@@ -65,7 +66,6 @@ def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, 
     if not status.is_terminal or not sys.stdout.isatty():
         yield None, None
         return
-    total = epochs_of(problem.model.settings, problem.parts.train.num_rows)
     bar = Progress(
         TextColumn("epoch {task.fields[epoch]}/{task.total:.0f}"),
         BarColumn(bar_width=24),
@@ -76,7 +76,7 @@ def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, 
         console=status,
         transient=True,
     )
-    task = bar.add_task("", total=total, epoch=0, train="–", valid="–", speed="–")
+    task = bar.add_task("", total=problem.plan.epochs, epoch=0, train="–", valid="–", speed="–")
 
     def on_epoch(row: Row) -> None:
         bar.update(

@@ -237,7 +237,11 @@ class Training:
         row["seconds"] = total_seconds
         row["rows_per_second"] = self.steps_per_epoch * plan.rows_per_step(self.N) / max(seconds, 1e-9)
         if not np.isfinite(score):
-            raise DivergenceError(self._where(now.step - 1, f"the score of epoch {epoch} is {score}"))
+            what = f"the training cost of epoch {epoch} is {score}"
+            if self.validation is not None:
+                where = self._non_finite_value(self.validation, None, "the validation rows")
+                what = where or f"the {plan.monitor} on the validation rows is {score}"
+            raise DivergenceError(self._where(now.step - 1, what))
         best = {}
         if self.validation is not None and score <= now.best_score:  # of equal epochs the last, as RealMLP does
             best = {"best_theta": now.theta, "best_epoch": epoch, "best_score": score}
@@ -265,32 +269,40 @@ class Training:
 
     def _first_non_finite(self, step: Step) -> str:
         """Run the bad step again and name the first tensor, layer and row that is not finite."""
-        A, now, cost = self.architecture, self.snapshot, self.plan.cost
-        X, y, s = (part[step.rows] for part in self.data)
-        values = forward(A, now.theta, X, step.masks, keep="all")
+        batch = Data(*(part[step.rows] for part in self.data))
+        what = self._non_finite_value(batch, step, "X")
+        if what is None:
+            what = "the cost is not finite"
+            for number, p in enumerate(self.architecture.views(self.gradient(step).theta), 1):
+                for name, part in (("∂C/∂W", p.W), ("∂C/∂b", p.b)):
+                    if part is not None and not np.isfinite(part).all():
+                        what = f"{name} of {self.architecture.describe(number)} is not finite"
+        return self._where(self.snapshot.step, what)
+
+    def _non_finite_value(self, data: Data, step: Step | None, rows: str) -> str | None:
+        """The first z, a or loss of a forward pass that is not finite, in words; None if all are."""
+        A, cost = self.architecture, self.plan.cost
+        values = forward(A, self.snapshot.theta, data.X, step.masks if step else None, keep="all")
         tensors = [
             (f"{name} of {A.describe(number)}", tensor)
             for number in range(1, len(A.layers) + 1)
             for name, tensor in (("z", values.z[number]), ("a", values.a[number]))
         ]
-        losses = cost.losses(A.output_activation, values, y, s, self.mean_weight)
+        losses = cost.losses(A.output_activation, values, data.y, data.s, self.mean_weight)
         tensors.append((f"the loss {cost.loss}", losses.per_output))
         for name, tensor in tensors:
-            if tensor is not None and not np.isfinite(tensor).all():
-                bad = int(np.argmax(~np.isfinite(tensor).all(axis=1)))
-                number = tensor[bad][~np.isfinite(tensor[bad])][0]
-                hint = ""
-                if name.startswith("the loss") and cost.loss.prediction[0] == 0:
-                    hint = (
-                        " (the logarithm of a zero; a form on logits such as 'binary_cross_entropy_logits' "
-                        "with an identity output cannot reach it)"
-                    )
-                return self._where(now.step, f"{name} is {number} in row {int(step.rows[bad])} of X{hint}")
-        for number, p in enumerate(A.views(self.gradient(step).theta), 1):
-            for name, part in (("∂C/∂W", p.W), ("∂C/∂b", p.b)):
-                if part is not None and not np.isfinite(part).all():
-                    return self._where(now.step, f"{name} of {A.describe(number)} is not finite")
-        return self._where(now.step, "the cost is not finite")
+            if tensor is None or np.isfinite(tensor).all():
+                continue
+            bad = int(np.argmax(~np.isfinite(tensor).all(axis=1)))
+            number = tensor[bad][~np.isfinite(tensor[bad])][0]
+            hint = ""
+            if name.startswith("the loss") and cost.loss.prediction[0] == 0:
+                hint = (
+                    " (the logarithm of a zero; a form on logits such as 'binary_cross_entropy_logits' "
+                    "with an identity output cannot reach it)"
+                )
+            return f"{name} is {number} in row {int(step.rows[bad]) if step else bad} of {rows}{hint}"
+        return None
 
 
 def evaluate(architecture: Architecture, theta: Array, data: Data, cost: Cost) -> tuple[Array, float]:
@@ -319,7 +331,7 @@ OnEpoch = Callable[[Row], bool | None]
 OnProgress = Callable[[float], None]
 
 
-def train(training: Training, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> str:
+def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> str:
     """Run until a stopping rule holds, and return which: "epochs", "patience", "time", "steps", "callback" or
     "interrupted" (Ctrl-C).
 

@@ -1,0 +1,404 @@
+"""The command line as a user runs it: files in, files and sentences out. Figures are recomputed from the files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainrule import cli
+
+pytest.importorskip("typer")
+pa = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process: (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["chainrule", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+FAST = ("--epochs", "12", "--hidden", "16,16", "--batch-size", "32")
+
+
+def write_csv(name, rows):
+    with open(name, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return Path(name)
+
+
+def table(rows=300, seed=0):
+    """Numbers with gaps, a category, a boolean and a date, and targets that follow from them."""
+    rng = np.random.default_rng(seed)
+    header = ["size", "kind", "new", "sold", "weight", "price", "class", "many", "flag"]
+    lines = [header]
+    for i in range(rows):
+        size, kind, new = rng.normal(100, 30), rng.choice(["flat", "house", "loft"]), rng.random() < 0.5
+        month = int(rng.integers(1, 13))
+        price = 3 * size + 50 * (kind == "house") + 20 * new + 5 * month + rng.normal(0, 5)
+        lines.append(
+            [
+                "" if i % 17 == 5 else round(size, 2),
+                kind,
+                "true" if new else "false",
+                f"2024-{month:02d}-15",
+                1 + i % 3,
+                round(price, 2),
+                "dear" if price > 350 else "cheap",
+                int(np.clip(price // 100, 1, 5)),
+                "true" if size > 100 else "false",
+            ]
+        )
+    return lines
+
+
+@pytest.fixture
+def houses():
+    return write_csv("houses.csv", table())
+
+
+def ignore(*names):
+    return ("--ignore", ",".join(names))
+
+
+def test_regression_end_to_end(run, houses):
+    status, out, err = run("train", houses, "--target", "price", *ignore("class", "many", "flag"), "--epochs", 80)
+    assert (status, err) == (0, "")
+    assert "regression of price" in out and "size is missing" not in out
+    folder = Path("chainrule-houses")
+    names = {"model.safetensors", "metrics.json", "history.jsonl", "learning_curve.png"}
+    assert {p.name for p in folder.iterdir()} == names
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test"]["rmse"] < metrics["baselines"]["constant"]["rmse"] / 2
+    assert set(metrics["baselines"]) == {"constant", "linear"}
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert len(history) == 80 == metrics["epochs"]
+    best = min(history, key=lambda row: (row["valid_rmse"], -row["epoch"]))
+    assert metrics["best_epoch"] == best["epoch"]
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    status, out, err = run("predict", folder, houses)
+    assert (status, err) == (0, "")
+    predicted = [float(line["price"]) for line in csv.DictReader(out.splitlines())]
+    truth = [float(line["price"]) for line in read_csv(houses)]
+    rmse = np.sqrt(np.mean(np.subtract(predicted, truth) ** 2))
+    status, out, _ = run("evaluate", folder, houses, "--json")
+    assert json.loads(out)["rmse"] == pytest.approx(rmse, rel=1e-6)
+    assert json.loads(out)["rows"] == 300
+
+
+@pytest.mark.parametrize(
+    ("target", "others", "classes"),
+    [
+        ("class", ("price", "many", "flag"), ["cheap", "dear"]),
+        ("many", ("price", "class", "flag"), ["2", "3", "4", "5"]),
+        ("flag", ("price", "class", "many"), ["false", "true"]),
+    ],
+)
+def test_classification_gives_classes_and_probabilities(run, houses, target, others, classes):
+    status, _, err = run("train", houses, "-t", target, *ignore(*others), *FAST, "--out", "m")
+    assert (status, err) == (0, "")
+    run("predict", "m", houses, "--out", "p.parquet")
+    predictions = pq.read_table("p.parquet")
+    found = [name.removeprefix(f"{target}=") for name in predictions.column_names[1:]]
+    assert [c for c in found if c in classes] == classes
+    p = np.column_stack([predictions[name].to_numpy() for name in predictions.column_names[1:]])
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    chosen = [str(value).lower() for value in predictions[target].to_pylist()]
+    assert chosen == [found[k] for k in p.argmax(axis=1)]
+    _, out, _ = run("evaluate", "m", houses, "--json")
+    wrong = np.mean([a != b[target] for a, b in zip(chosen, read_csv(houses), strict=True)])
+    assert json.loads(out)["error_rate"] == pytest.approx(wrong, abs=1e-9)
+
+
+def test_several_targets(run, houses):
+    assert run("train", houses, "-t", "price,size", *ignore("class", "many", "flag"), *FAST, "--out", "two")[0] == 1
+    rows = [row for row in table() if row[0] != ""]
+    complete = write_csv("complete.csv", rows)
+    status, _, err = run("train", complete, "-t", "price,size", *ignore("class", "many", "flag"), *FAST, "--out", "two")
+    assert (status, err) == (0, "")
+    metrics = json.loads(Path("two/metrics.json").read_text())["test"]
+    assert metrics["rmse"] == pytest.approx((metrics["rmse price"] + metrics["rmse size"]) / 2)
+    status, _, _ = run("train", complete, "-t", "new", "-t", "flag", *ignore("class", "many", "price"), *FAST)
+    assert status == 0
+    _, out, _ = run("predict", "chainrule-complete", complete)
+    header = next(csv.reader(out.splitlines()))
+    assert header == ["new", "new=false", "new=true", "flag", "flag=false", "flag=true"]
+
+
+def test_same_seed_same_file_and_other_seed_another(run, houses):
+    def theta(out, *more):
+        assert run("train", houses, "-t", "class", *FAST, *ignore("price", "many"), "--out", out, *more)[0] == 0
+        with safe_open(f"{out}/model.safetensors", framework="numpy") as file:
+            return file.get_tensor("theta")
+
+    a, b, c = theta("a"), theta("b"), theta("c", "--seed", "1")
+    assert a.tobytes() == b.tobytes() != c.tobytes()
+
+
+def test_json_prints_one_line_an_epoch_and_the_result(run, houses):
+    status, out, err = run("train", houses, "-t", "price", *FAST, "--json")
+    assert (status, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["epoch"] for line in lines[:-1]] == list(range(1, 13))
+    assert lines[-1]["result"] == json.loads((Path(lines[-1]["out"]) / "metrics.json").read_text())
+
+
+def test_every_flag_reaches_the_model(run, houses):
+    flags = {
+        "hidden": "8,4",
+        "activation": "leaky_relu(0.2),tanh",
+        "dropout": 0.1,
+        "loss": "huber(delta=2)",
+        "aggregate": "cvar(0.5)",
+        "l1": 1e-4,
+        "l2": 1e-3,
+        "optimizer": "adamw",
+        "learning-rate": 0.01,
+        "beta2": 0.99,
+        "weight-decay": 0.02,
+        "schedule": "step(every=5)",
+        "batch-size": 50,
+        "epochs": 4,
+        "sampling": "replacement",
+        "clip-norm": 1.0,
+        "monitor": "mae",
+        "patience": 3,
+        "time-limit": 60,
+        "starts": 2,
+        "seed": 7,
+        "valid-fraction": 0.25,
+        "test-fraction": 0.25,
+        "scaling": "standard",
+        "max-levels": 2,
+        "dtype": "float64",
+        "weight": "weight",
+        "category": "many",
+        "task": "regression",
+    }
+    given = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    status, out, err = run("train", houses, "-t", "price", *given, "--no-scale-layer", "--no-ntk", "--out", "m")
+    assert (status, err) == (0, "")
+    assert "2 starts" in out
+    model = cli_model("m")
+    assert [str(layer) for layer in model.network.architecture.layers] == [
+        f"Dense {model.network.architecture.inputs} → 8, leaky_relu(slope=0.2)",
+        "Dropout 0.1",
+        "Dense 8 → 4, tanh",
+        "Dropout 0.1",
+        "Dense 4 → 1, identity",
+    ]
+    settings = model.settings
+    for name, value in flags.items():
+        if name not in ("hidden", "activation", "weight", "category"):
+            assert getattr(settings, name.replace("-", "_")) == value, name
+    assert model.weight == "weight" and "many=3" in model.encoder.feature_names
+    assert sum(name.startswith("kind=") for name in model.encoder.feature_names) == 2
+    rows = json.loads(Path("m/metrics.json").read_text())["rows"]
+    assert rows == {"train": 150, "validation": 75, "test": 75}
+
+
+def read_csv(path):
+    return list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
+
+
+def cli_model(folder):
+    from chainrule.table_model import TableModel
+
+    return TableModel.load(Path(folder) / "model.safetensors")
+
+
+def test_own_validation_and_test_files(run):
+    lines = table(400)
+    a, b, c = (write_csv(f"{n}.csv", [lines[0], *part]) for n, part in
+               (("a", lines[1:201]), ("b", lines[201:301]), ("c", lines[301:])))  # fmt: skip
+    status, _, _ = run("train", a, "-t", "price", "--valid", b, "--test", c, *FAST, "--out", "m")
+    assert status == 0
+    metrics = json.loads(Path("m/metrics.json").read_text())
+    assert metrics["rows"] == {"train": 200, "validation": 100, "test": 100}
+    _, out, _ = run("evaluate", "m", c, "--json")
+    assert json.loads(out)["rmse"] == pytest.approx(metrics["test"]["rmse"], rel=1e-9)
+
+
+def test_weights_move_the_fit(run):
+    """Two groups of rows with the same input and different targets: the heavier one draws the prediction."""
+    rows = [["x", "y", "w"]] + [[i % 10, 1.0 if i % 2 else 0.0, 9 if i % 2 else 1] for i in range(0, 400)]
+    rows[1:] = [[row[0] // 2, *row[1:]] for row in rows[1:]]
+    path = write_csv("w.csv", rows)
+    run("train", path, "-t", "y", "--task", "regression", "--weight", "w", "--epochs", 60, "--out", "m")
+    run("train", path, "-t", "y", "--task", "regression", "--ignore", "w", "--epochs", 60, "--out", "n")
+    means = []
+    for folder in ("m", "n"):
+        _, out, _ = run("predict", folder, path)
+        means.append(np.mean([float(line["y"]) for line in csv.DictReader(out.splitlines())]))
+    assert means == pytest.approx([0.9, 0.5], abs=0.06)
+
+
+def test_unseen_categories_gaps_and_formats_at_prediction(run, houses):
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
+    rows = [["sold", "kind", "new", "size", "weight"], ["", "castle", "", "", 1], ["2025-01-01", "flat", "true", 90, 2]]
+    new = write_csv("new.csv", rows)
+    for name in ("p.csv", "p.parquet", "p.jsonl"):
+        status, _, err = run("predict", "m", new, "--out", name)
+        assert (status, err) == (0, "")
+    jsonl = [json.loads(line)["price"] for line in Path("p.jsonl").read_text().splitlines()]
+    assert pq.read_table("p.parquet")["price"].to_pylist() == jsonl
+    assert [float(line["price"]) for line in read_csv("p.csv")] == jsonl
+    assert np.isfinite(jsonl).all()
+
+
+BAD = {
+    "missing file": (("train", "nothing.csv", "-t", "y"), 1, "no such file"),
+    "no target": (("train", "houses.csv"), 2, "--target"),
+    "unknown target": (("train", "houses.csv", "-t", "pric"), 2, "Did you mean 'price'"),
+    "unknown ignored column": (("train", "houses.csv", "-t", "price", "--ignore", "kin"), 2, "Did you mean 'kind'"),
+    "target also ignored": (("train", "houses.csv", "-t", "price", "--ignore", "price"), 2, "different columns"),
+    "negative weights": (("train", "houses.csv", "-t", "price", "--weight", "loss"), 2, "unknown name 'loss'"),
+    "activation": (("train", "houses.csv", "-t", "price", "--activation", "rellu"), 2, "Did you mean 'relu'"),
+    "two activations": (("train", "houses.csv", "-t", "price", "--activation", "relu,tanh"), 2, "1 or 3 names"),
+    "loss": (("train", "houses.csv", "-t", "price", "--loss", "hubber"), 2, "Did you mean 'huber'"),
+    "loss of another task": (("train", "houses.csv", "-t", "price", "--loss", "hinge"), 2, "a loss of numbers"),
+    "loss on logits": (("train", "houses.csv", "-t", "class", "--loss", "binary_cross_entropy_logits"), 2, "logits"),
+    "optimizer": (("train", "houses.csv", "-t", "price", "--optimizer", "adm"), 2, "Did you mean 'adam'"),
+    "schedule": (("train", "houses.csv", "-t", "price", "--schedule", "cosin"), 2, "Did you mean 'cosine'"),
+    "sizes": (("train", "houses.csv", "-t", "price", "--hidden", "a"), 2, "sizes such as 64,64"),
+    "epochs": (("train", "houses.csv", "-t", "price", "--epochs", "0"), 2, "epochs"),
+    "fraction": (("train", "houses.csv", "-t", "price", "--test-fraction", "1"), 2, "test fraction"),
+    "monitor": (("train", "houses.csv", "-t", "price", "--monitor", "error_rate"), 2, "Use 'rmse'"),
+    "text as regression": (("train", "houses.csv", "-t", "kind", "--task", "regression"), 1, "expected numbers"),
+    "mixed targets": (("train", "houses.csv", "-t", "price,kind"), 1, "Train one model for each"),
+    "divergence": (("train", "houses.csv", "-t", "price", "--optimizer", "sgd", "--lr", "1e30"), 1, "learning_rate"),
+    "unknown flag": (("train", "houses.csv", "-t", "price", "--epoch", "3"), 2, "No such option"),
+    "model": (("predict", "nope", "houses.csv"), 1, "expected a model file"),
+    "table as model": (("predict", "houses.csv", "houses.csv"), 1, "expected a chainrule model"),
+    "few rows": (("train", "few.csv", "-t", "y"), 1, "at least 3 rows"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gives_one_sentence_and_writes_nothing(run, houses, name):
+    arguments, expected_status, words = BAD[name]
+    write_csv("few.csv", [["x", "y"], [1, 2], [3, 4]])
+    before = sorted(os.listdir())
+    status, _, err = run(*arguments)
+    assert status == expected_status
+    assert words in err and "Traceback" not in err
+    if name != "unknown flag":
+        assert err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+def test_debug_shows_the_traceback(run):
+    from chainrule.errors import DataError
+
+    with pytest.raises(DataError):
+        run("train", "nothing.csv", "-t", "y", "--debug")
+
+
+def test_a_model_is_not_replaced_unless_asked(run, houses):
+    assert run("train", houses, "-t", "price", *FAST, "--out", "m")[0] == 0
+    old = Path("m/model.safetensors").read_bytes()
+    status, _, err = run("train", houses, "-t", "price", *FAST, "--seed", 5, "--out", "m")
+    assert status == 1 and "holds a model already" in err
+    assert Path("m/model.safetensors").read_bytes() == old
+    assert run("train", houses, "-t", "price", *FAST, "--seed", 5, "--out", "m", "--overwrite")[0] == 0
+    assert Path("m/model.safetensors").read_bytes() != old
+    assert run("train", houses, "-t", "price", *FAST)[0] == 0
+    assert run("train", houses, "-t", "price", *FAST)[0] == 0
+    assert Path("chainrule-houses").is_dir() and Path("chainrule-houses-2").is_dir()
+
+
+def test_out_that_is_a_file(run, houses):
+    Path("taken").write_text("mine")
+    status, _, err = run("train", houses, "-t", "price", *FAST, "--out", "taken")
+    assert status == 1 and "taken" in err
+    assert Path("taken").read_text() == "mine"
+
+
+def test_full_disk_keeps_the_old_model(run, houses, monkeypatch):
+    assert run("train", houses, "-t", "price", *FAST, "--out", "m")[0] == 0
+    old = Path("m/model.safetensors").read_bytes()
+    real = os.fsync
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:  # the check of the folder may pass
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        status, _, err = run("train", houses, "-t", "price", *FAST, "--seed", 3, "--out", "m", "--overwrite")
+    assert status == 1 and "No space left" in err
+    assert Path("m/model.safetensors").read_bytes() == old
+    assert not [name for name in os.listdir("m") if name.endswith(".tmp")]
+
+
+def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path):
+    command = [sys.executable, "-c", "from chainrule.cli import main; main()", "train", str(houses), "-t", "price"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--out", "m", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(5)]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    rest = out.splitlines()
+    result = json.loads(rest[-1])["result"]
+    rows = [json.loads(line) for line in lines] + [json.loads(line) for line in rest[:-1]]
+    assert result["ended_by"] == "interrupted" and result["epochs"] == len(rows)
+    assert result["best_epoch"] == min(rows, key=lambda row: (row["valid_rmse"], -row["epoch"]))["epoch"]
+    assert cli_model("m").network.P == result["parameters"]
+
+
+def test_demo_learns_and(run):
+    status, out, err = run("demo", "--out", "pictures")
+    assert (status, err) == (0, "")
+    assert "mean squared error" in out
+    for name in ("and.png", "learning_curve.png"):
+        assert Path("pictures", name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_version_and_help(run):
+    import chainrule
+
+    assert run("--version")[1] == f"chainrule {chainrule.__version__}\n"
+    status, out, _ = run("train", "--help")
+    assert status == 0 and "--target" in out
+
+
+def test_digits_in_a_few_epochs(run):
+    """The main job on a bundled data set; the full run's error is a recorded figure, not a test."""
+    status, _, _ = run("train", "digits", "--epochs", 20)
+    assert status == 0
+    metrics = json.loads(Path("chainrule-digits/metrics.json").read_text())
+    assert metrics["test"]["error_rate"] <= 0.04
+    assert metrics["rows"] == {"train": 1168, "validation": 270, "test": 359}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,13 @@ from . import files
 from .arrays import Array, check_dtype, check_matrix, check_weights
 from .core.architecture import Architecture, chain, forward
 from .core.backward import cost_value, gradient
-from .core.cost import Cost, Penalty, make_cost
+from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
 from .errors import DivergenceError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
-from .formulas.losses import Loss, check_fit, default_loss, find_loss
+from .formulas.losses import Loss, check_fit, find_loss
 from .training.loop import PREDICT_ROWS, Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
 from .training.metrics import decide
 from .training.optimizers import Optimizer, find_optimizer
@@ -185,19 +185,6 @@ class Network:
             return y_hat.argmax(axis=1)
         return decide(find_loss("decide", "binary_cross_entropy"), y_hat).astype(np.int64)
 
-    def _cost(
-        self,
-        where: str,
-        loss: Loss | str | None,
-        aggregate: Aggregator | str,
-        penalty: Penalty | float | None,
-        average_outputs: bool,
-        label_smoothing: float,
-    ) -> Cost:
-        g = self.architecture.output_activation
-        chosen = default_loss(g) if loss is None else loss
-        return make_cost(where, g, chosen, aggregate, penalty, average_outputs, label_smoothing)
-
     def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
         X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
         y = cost.targets(where, y, self.architecture.outputs, self.dtype)
@@ -210,15 +197,11 @@ class Network:
         X: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
-        loss: Loss | str | None = None,
-        aggregate: Aggregator | str = "mean",
-        penalty: Penalty | float | None = None,
-        average_outputs: bool = False,
-        label_smoothing: float = 0.0,
         sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
     ) -> float:
-        """C = φ(L₁ … L_N) + R(θ) at the present parameters; the arguments are those of `fit`."""
-        cost = self._cost("cost", loss, aggregate, penalty, average_outputs, label_smoothing)
+        """C = φ(L₁ … L_N) + R(θ) at the present parameters; arguments and errors are those of `fit`."""
+        cost = make_cost("cost", self.architecture.output_activation, **options)
         data = self._data("cost", cost, X, y, sample_weight)
         with np.errstate(all="ignore"):
             return float(cost_value(self.architecture, self._theta, data.X, data.y, cost, data.s))
@@ -228,15 +211,11 @@ class Network:
         X: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
-        loss: Loss | str | None = None,
-        aggregate: Aggregator | str = "mean",
-        penalty: Penalty | float | None = None,
-        average_outputs: bool = False,
-        label_smoothing: float = 0.0,
         sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
     ) -> Gradients:
-        """C and ∂C/∂θ at the present parameters; the arguments are those of `fit`."""
-        cost = self._cost("gradient", loss, aggregate, penalty, average_outputs, label_smoothing)
+        """C and ∂C/∂θ at the present parameters; arguments and errors are those of `fit`."""
+        cost = make_cost("gradient", self.architecture.output_activation, **options)
         data = self._data("gradient", cost, X, y, sample_weight)
         with np.errstate(all="ignore"):
             G = gradient(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()))
@@ -299,7 +278,15 @@ class Network:
                 step, and `error.run` holds the run.
         """
         plan = Plan(
-            cost=self._cost("fit", loss, aggregate, penalty, average_outputs, label_smoothing),
+            cost=make_cost(
+                "fit",
+                self.architecture.output_activation,
+                loss=loss,
+                aggregate=aggregate,
+                penalty=penalty,
+                average_outputs=average_outputs,
+                label_smoothing=label_smoothing,
+            ),
             optimizer=find_optimizer("fit, optimizer", optimizer),
             schedule=find_schedule("fit, schedule", schedule),
             epochs=epochs,

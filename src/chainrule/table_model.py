@@ -346,9 +346,9 @@ def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, pa
     cost = make_cost(
         "train",
         network.architecture.output_activation,
-        loss,
-        settings.aggregate,
-        Penalty(settings.l1, settings.l2),
+        loss=loss,
+        aggregate=settings.aggregate,
+        penalty=Penalty(settings.l1, settings.l2),
         label_smoothing=smoothing,
     )
     return Plan(

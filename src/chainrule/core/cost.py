@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from ..arrays import Array, namespace
-from ..errors import ParameterError
+from ..errors import ParameterError, unknown_name
 from ..formulas.activations import Activation
 from ..formulas.aggregators import Aggregator, find_aggregator, mean
-from ..formulas.losses import Loss, check_fit, check_targets, find_loss, on_logits
+from ..formulas.losses import Loss, check_fit, check_targets, default_loss, find_loss, on_logits
 from .architecture import Architecture, Values
 
 
@@ -132,22 +132,35 @@ class Cost:
         return g.backward(self.dC_da(values.y_hat, y, dC_dL), values.logits, values.y_hat)
 
 
-def make_cost(
-    where: str,
-    output: Activation,
-    loss: Loss | str,
-    aggregate: Aggregator | str = "mean",
-    penalty: Penalty | float | None = None,
-    average_outputs: bool = False,
-    label_smoothing: float = 0.0,
-) -> Cost:
-    """A cost from names or records, checked against the output activation. A number as penalty is an l2.
+class CostOptions(TypedDict, total=False):
+    """The choices of `make_cost`, all of them optional."""
+
+    loss: Loss | str | None
+    aggregate: Aggregator | str
+    penalty: Penalty | float | None
+    average_outputs: bool
+    label_smoothing: float
+
+
+def make_cost(where: str, output: Activation, **options: Unpack[CostOptions]) -> Cost:
+    """A cost from names or records, checked against the output activation.
+
+    Without a loss it follows from the output activation; a number as penalty is an l2.
 
     Raises:
-        ParameterError: unknown names, or an output activation that the loss cannot take.
+        ParameterError: unknown names or options, or an output activation that the loss cannot take.
     """
-    found = find_loss(f"{where}, loss", loss)
-    check_fit(where, output, found)
-    if not isinstance(penalty, Penalty):
-        penalty = Penalty(l2=penalty or 0.0)
-    return Cost(found, find_aggregator(f"{where}, aggregate", aggregate), penalty, average_outputs, label_smoothing)
+    known = CostOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"{where}: option", name, known)
+    loss = find_loss(f"{where}, loss", options.get("loss") or default_loss(output))
+    check_fit(where, output, loss)
+    penalty = options.get("penalty")
+    return Cost(
+        loss,
+        find_aggregator(f"{where}, aggregate", options.get("aggregate", mean)),
+        penalty if isinstance(penalty, Penalty) else Penalty(l2=penalty or 0.0),
+        options.get("average_outputs", False),
+        options.get("label_smoothing", 0.0),
+    )

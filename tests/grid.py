@@ -14,7 +14,6 @@ import itertools
 import math
 import multiprocessing
 import random
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def all_pairs(
             draw.shuffle(candidates)
             row[factor] = max(
                 candidates, key=lambda value: sum(frozenset({item, (factor, value)}) in missing for item in row.items())
-            )  # noqa: B023
+            )
         missing -= {frozenset(two) for two in itertools.combinations(row.items(), 2)}
         yield {factor: row[factor] for factor in factors}
 
@@ -268,9 +267,10 @@ def central_error(case: Case, directions: np.ndarray) -> float:
     g = case.gradient()
     best = math.inf
     for h in (1e-6, 1e-7, 1e-5, 3e-8):
-        numeric = np.array(
-            [(case.value(case.theta + h * d) - case.value(case.theta - h * d)) / (2 * h) for d in directions]
-        )
+        with np.errstate(invalid="ignore"):  # a step to the other side may leave the loss's interval
+            numeric = np.array(
+                [(case.value(case.theta + h * d) - case.value(case.theta - h * d)) / (2 * h) for d in directions]
+            )
         best = min(best, relative(numeric, directions @ g, g))
         if best <= CENTRAL_LIMIT / 10:
             break
@@ -305,11 +305,10 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every combination instead of the pairwise selection")
     full = parser.parse_args().full
     rows = list(every_case() if full else all_pairs(FACTORS, allowed))
-    warnings.simplefilter("error")
     worst: dict[str, tuple[float, Any]] = {"complex step": (-1.0, None), "central differences": (-1.0, None)}
     limits = {"complex step": COMPLEX_LIMIT, "central differences": CENTRAL_LIMIT}
     counts, failures = dict.fromkeys(worst, 0), 0
-    with multiprocessing.Pool() as pool:
+    with multiprocessing.Pool(initializer=np.seterr, initargs=("ignore",)) as pool:  # not finite: an infinite error
         results = pool.imap(_few_directions if full else _every_parameter, rows, chunksize=200 if full else 10)
         for row, pair in zip(rows, results, strict=True):
             for name, error in zip(worst, pair, strict=True):

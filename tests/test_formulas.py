@@ -56,14 +56,19 @@ def test_activation_equals_its_formula(record):
 
 
 @pytest.mark.parametrize(
-    "record", [loss for loss in losses.CATALOGUE.values() if loss.name not in ROWWISE_LOSSES] + LOSS_VARIANTS, ids=str)
+    "record", [loss for loss in losses.CATALOGUE.values() if loss.name not in ROWWISE_LOSSES] + LOSS_VARIANTS, ids=str
+)
 def test_loss_equals_its_formula(record):
     rng = np.random.default_rng(2)
     low, high = np.clip(record.prediction, -3, 3)
     y_hat = rng.uniform(low, high, 8)
     y = {
-        "real": rng.uniform(-3, 3, 8), "probability": rng.uniform(0, 1, 8), "one_hot": rng.uniform(0, 1, 8),
-        "sign": rng.choice([-1.0, 1.0], 8), "nonnegative": rng.uniform(0, 3, 8), "positive": rng.uniform(0.1, 3, 8),
+        "real": rng.uniform(-3, 3, 8),
+        "probability": rng.uniform(0, 1, 8),
+        "one_hot": rng.uniform(0, 1, 8),
+        "sign": rng.choice([-1.0, 1.0], 8),
+        "nonnegative": rng.uniform(0, 3, 8),
+        "positive": rng.uniform(0.1, 3, 8),
     }[record.targets]
     expression = parsed(record, y_hat=Y_HAT, y=Y)
     found = (record.value(y_hat, y), record.derivative(y_hat, y), record.second_derivative(y_hat, y))
@@ -104,7 +109,8 @@ def test_categorical_cross_entropy_on_logits_equals_its_formula():
         close(derivative[i], [number(sympy.diff(total, s), **at) for s in symbols])
         # the second derivative does not use that the targets sum to 1 up to rounding
         np.testing.assert_allclose(
-            second[i], [[number(sympy.diff(total, s, t), **at) for s in symbols] for t in symbols], rtol=1e-12)
+            second[i], [[number(sympy.diff(total, s, t), **at) for s in symbols] for t in symbols], rtol=1e-12
+        )
 
 
 def test_softmax_contraction_is_the_product_with_the_matrix():
@@ -113,19 +119,29 @@ def test_softmax_contraction_is_the_product_with_the_matrix():
     a = activations.softmax.value(z)
     expected = [g @ (np.diag(p) - np.outer(p, p)) for g, p in zip(dC_da, a, strict=True)]
     np.testing.assert_allclose(activations.softmax.backward(dC_da, z, a), expected, atol=1e-15)
-    np.testing.assert_allclose(activations.softmax.derivative(z, a), [np.diag(p) - np.outer(p, p) for p in a],
-                               atol=1e-16)
+    np.testing.assert_allclose(
+        activations.softmax.derivative(z, a), [np.diag(p) - np.outer(p, p) for p in a], atol=1e-16
+    )
 
 
 # -- conventions at kinks ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-@pytest.mark.parametrize("record, value, derivative", [
-    (activations.relu, 0, 0), (activations.relu(1), 0, 1), (activations.relu(at_zero=0.5), 0, 0.5),
-    (activations.step, 1, 0), (activations.leaky_relu, 0, 0.01), (activations.elu, 0, 1),
-    (activations.elu(0.5), 0, 0.5), (activations.selu, 0, 1.0507009873554805 * 1.6732632423543772),
-], ids=str)
+@pytest.mark.parametrize(
+    ("record", "value", "derivative"),
+    [
+        (activations.relu, 0, 0),
+        (activations.relu(1), 0, 1),
+        (activations.relu(at_zero=0.5), 0, 0.5),
+        (activations.step, 1, 0),
+        (activations.leaky_relu, 0, 0.01),
+        (activations.elu, 0, 1),
+        (activations.elu(0.5), 0, 0.5),
+        (activations.selu, 0, 1.0507009873554805 * 1.6732632423543772),
+    ],
+    ids=str,
+)
 def test_activation_at_its_kink(record, value, derivative, zero):
     z = np.array([zero])
     a = record.value(z)
@@ -139,9 +155,17 @@ def test_relu_conventions_agree_away_from_zero():
     np.testing.assert_array_equal(activations.relu(1).derivative(z, z), [0, 1, 0, 1])
 
 
-@pytest.mark.parametrize("record, y_hat, y", [
-    (losses.absolute, 0.3, 0.3), (losses.quantile(0.9), 0.3, 0.3), (losses.quantile, -1.0, -1.0),
-    (losses.hinge, 1.0, 1.0), (losses.hinge, -1.0, -1.0)], ids=str)
+@pytest.mark.parametrize(
+    ("record", "y_hat", "y"),
+    [
+        (losses.absolute, 0.3, 0.3),
+        (losses.quantile(0.9), 0.3, 0.3),
+        (losses.quantile, -1.0, -1.0),
+        (losses.hinge, 1.0, 1.0),
+        (losses.hinge, -1.0, -1.0),
+    ],
+    ids=str,
+)
 def test_loss_derivative_is_zero_at_its_kink(record, y_hat, y):
     assert record.value(np.array([y_hat]), np.array([y]))[0] == 0
     assert record.derivative(np.array([y_hat]), np.array([y]))[0] == 0
@@ -186,7 +210,9 @@ EXACT = {  # in mpmath, at any precision
     "relu": lambda z: max(z, 0),
     "leaky_relu": lambda z: z if z > 0 else mpmath.mpf(0.01) * z,
     "elu": lambda z: z if z > 0 else mpmath.expm1(z),
-    "selu": lambda z: mpmath.mpf(1.0507009873554805) * (z if z > 0 else mpmath.mpf(1.6732632423543772) * mpmath.expm1(z)),
+    "selu": lambda z: (
+        mpmath.mpf(1.0507009873554805) * (z if z > 0 else mpmath.mpf(1.6732632423543772) * mpmath.expm1(z))
+    ),
     "gelu": lambda z: z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2,
     "silu": lambda z: z / (1 + mpmath.exp(-z)),
     "mish": lambda z: z * mpmath.tanh(mpmath.log1p(mpmath.exp(z))),
@@ -197,9 +223,18 @@ EXACT = {  # in mpmath, at any precision
     "square": lambda z: z * z,
 }
 DERIVATIVE_FAR_OUT = {  # (at −∞, at +∞)
-    "identity": (1, 1), "step": (0, 0), "relu": (0, 1), "leaky_relu": (0.01, 1), "elu": (0, 1),
-    "selu": (0, 1.0507009873554805), "gelu": (0, 1), "silu": (0, 1), "mish": (0, 1), "softplus": (0, 1),
-    "sigmoid": (0, 0), "tanh": (0, 0),
+    "identity": (1, 1),
+    "step": (0, 0),
+    "relu": (0, 1),
+    "leaky_relu": (0.01, 1),
+    "elu": (0, 1),
+    "selu": (0, 1.0507009873554805),
+    "gelu": (0, 1),
+    "silu": (0, 1),
+    "mish": (0, 1),
+    "softplus": (0, 1),
+    "sigmoid": (0, 0),
+    "tanh": (0, 0),
 }
 SUBNORMAL = {np.float64: 5e-324, np.float32: 1e-45}
 
@@ -222,23 +257,36 @@ def test_activation_at_extreme_inputs(record, dtype):
     np.testing.assert_allclose(a, exact, rtol=64 * np.finfo(dtype).eps, atol=absolute)
 
 
-@pytest.mark.parametrize("dtype, far", [(np.float64, 1e4), (np.float64, 1e8), (np.float64, 1e17), (np.float64, 1e200),
-                                        (np.float32, 1e4), (np.float32, 1e8), (np.float32, 1e17), (np.float32, 1e30)])
+@pytest.mark.parametrize(
+    ("dtype", "far"),
+    [
+        (np.float64, 1e4),
+        (np.float64, 1e8),
+        (np.float64, 1e17),
+        (np.float64, 1e200),
+        (np.float32, 1e4),
+        (np.float32, 1e8),
+        (np.float32, 1e17),
+        (np.float32, 1e30),
+    ],
+)
 @pytest.mark.parametrize("name", DERIVATIVE_FAR_OUT)
 def test_derivatives_far_out(name, dtype, far):
     """At ±far the derivative has reached its limit to within rounding, and the second derivative is 0."""
     record, z = activations.CATALOGUE[name], np.array([-far, far], dtype)
     with np.errstate(all="ignore"):
         a = record.value(z)
-        np.testing.assert_allclose(record.derivative(z, a), np.array(DERIVATIVE_FAR_OUT[name], dtype),
-                                   rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            record.derivative(z, a), np.array(DERIVATIVE_FAR_OUT[name], dtype), rtol=4 * np.finfo(dtype).eps
+        )
         np.testing.assert_allclose(record.second_derivative(z, a), [0, 0], atol=4 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_softmax_at_extreme_inputs(dtype):
-    z = np.array([[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, -1e4, -1e4], [800, 800, 0], [0, -0.0, SUBNORMAL[dtype]]],
-                 dtype)
+    z = np.array(
+        [[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, -1e4, -1e4], [800, 800, 0], [0, -0.0, SUBNORMAL[dtype]]], dtype
+    )
     expected = [[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3, [0.5, 0.5, 0], [1 / 3] * 3]
     a = activations.softmax.value(z)
     np.testing.assert_allclose(a, expected, rtol=2 * np.finfo(dtype).eps)
@@ -293,8 +341,13 @@ def test_derivatives_are_finite_where_a_target_of_zero_meets_a_prediction_of_zer
 
 # -- fused pairs ------------------------------------------------------------------------------------------------------
 
-PAIRS = [("sigmoid", "binary_cross_entropy"), ("softmax", "categorical_cross_entropy"), ("identity", "squared"),
-         ("exp", "poisson"), ("exp", "gamma")]
+PAIRS = [
+    ("sigmoid", "binary_cross_entropy"),
+    ("softmax", "categorical_cross_entropy"),
+    ("identity", "squared"),
+    ("exp", "poisson"),
+    ("exp", "gamma"),
+]
 
 
 def pair_values(output, z):
@@ -302,7 +355,7 @@ def pair_values(output, z):
 
 
 @pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("output, loss", PAIRS)
+@pytest.mark.parametrize(("output", "loss"), PAIRS)
 def test_fused_pair_equals_the_general_path(output, loss, average):
     g, record = activations.CATALOGUE[output], losses.CATALOGUE[loss]
     if average and record.categorical:
@@ -311,9 +364,13 @@ def test_fused_pair_equals_the_general_path(output, loss, average):
     rng = np.random.default_rng(8)
     z = rng.uniform(-10, 10, (50, 3))
     z[:2] = [[-10, 10, 0], [10, -10, 10]]
-    y = {"probability": rng.uniform(0, 1, z.shape), "one_hot": np.eye(3)[rng.integers(0, 3, 50)],
-         "real": rng.standard_normal(z.shape), "nonnegative": rng.poisson(2, z.shape).astype(float),
-         "positive": rng.uniform(0.1, 3, z.shape)}[record.targets]
+    y = {
+        "probability": rng.uniform(0, 1, z.shape),
+        "one_hot": np.eye(3)[rng.integers(0, 3, 50)],
+        "real": rng.standard_normal(z.shape),
+        "nonnegative": rng.poisson(2, z.shape).astype(float),
+        "positive": rng.uniform(0.1, 3, z.shape),
+    }[record.targets]
     values, seed = pair_values(output, z), rng.uniform(0, 1, 50)
     cost = Cost(record, average_outputs=average)
     fused = cost.dC_dz(g, values, y, seed)
@@ -324,12 +381,20 @@ def test_fused_pair_equals_the_general_path(output, loss, average):
     assert (np.abs(fused_loss - general_loss) <= 1e-11 * np.maximum(1, np.abs(general_loss))).all()
 
 
-@pytest.mark.parametrize("output, loss, z, y, dC_dz", [
-    ("sigmoid", "binary_cross_entropy", [-1e4, -1e4, 1e4, 1e4, -40, 40], [0, 1, 0, 1, 1, 0],
-     lambda z, y: 1 / (1 + mpmath.exp(-z)) - y),
-    ("exp", "poisson", [-1e4, -1e4, 700, 700, -40, 3], [0, 2, 0, 3, 1, 0], lambda z, y: mpmath.exp(z) - y),
-    ("exp", "gamma", [1e4, 1e4, -700, 700, -40, 3], [1, 2, 3, 3, 1, 2], lambda z, y: 1 - y * mpmath.exp(-z)),
-])
+@pytest.mark.parametrize(
+    ("output", "loss", "z", "y", "dC_dz"),
+    [
+        (
+            "sigmoid",
+            "binary_cross_entropy",
+            [-1e4, -1e4, 1e4, 1e4, -40, 40],
+            [0, 1, 0, 1, 1, 0],
+            lambda z, y: 1 / (1 + mpmath.exp(-z)) - y,
+        ),
+        ("exp", "poisson", [-1e4, -1e4, 700, 700, -40, 3], [0, 2, 0, 3, 1, 0], lambda z, y: mpmath.exp(z) - y),
+        ("exp", "gamma", [1e4, 1e4, -700, 700, -40, 3], [1, 2, 3, 3, 1, 2], lambda z, y: 1 - y * mpmath.exp(-z)),
+    ],
+)
 def test_fused_pair_at_extreme_logits(output, loss, z, y, dC_dz):
     g, cost = activations.CATALOGUE[output], Cost(losses.CATALOGUE[loss])
     z, y = np.array(z, float)[:, None], np.array(y, float)[:, None]
@@ -357,8 +422,9 @@ def test_fused_softmax_at_extreme_logits():
         small = 1 / (1 + mpmath.exp(10))  # softmax of (10, 0)
         second = float(mpmath.log(1 + mpmath.exp(10)))
         p = [float(1 - small), float(small) - 1, 0.0]
-    np.testing.assert_allclose(cost.losses(activations.softmax, values, y, np.ones(2), 1.0).per_sample, [2e4, second],
-                               rtol=1e-13)
+    np.testing.assert_allclose(
+        cost.losses(activations.softmax, values, y, np.ones(2), 1.0).per_sample, [2e4, second], rtol=1e-13
+    )
     np.testing.assert_allclose(cost.dC_dz(activations.softmax, values, y, np.ones(2)), [[1, -1, 0], p], rtol=1e-13)
 
 
@@ -373,14 +439,28 @@ def test_on_logits():
 # -- which output fits which loss -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("output, loss, parts", [
-    ("tanh", "binary_cross_entropy", ["from 0 to 1", "tanh with values from -1 to 1", "'sigmoid'",
-                                      "'binary_cross_entropy_logits' with an identity output"]),
-    ("relu", "categorical_cross_entropy", ["from 0 to 1", "relu with values from 0 to inf", "'softmax'",
-                                           "'categorical_cross_entropy_logits'"]),
-    ("identity", "poisson", ["from 0 to inf", "identity with values from -inf to inf", "'exp'"]),
-    ("silu", "gamma", ["from 0 to inf", "'exp'"]),
-])
+@pytest.mark.parametrize(
+    ("output", "loss", "parts"),
+    [
+        (
+            "tanh",
+            "binary_cross_entropy",
+            [
+                "from 0 to 1",
+                "tanh with values from -1 to 1",
+                "'sigmoid'",
+                "'binary_cross_entropy_logits' with an identity output",
+            ],
+        ),
+        (
+            "relu",
+            "categorical_cross_entropy",
+            ["from 0 to 1", "relu with values from 0 to inf", "'softmax'", "'categorical_cross_entropy_logits'"],
+        ),
+        ("identity", "poisson", ["from 0 to inf", "identity with values from -inf to inf", "'exp'"]),
+        ("silu", "gamma", ["from 0 to inf", "'exp'"]),
+    ],
+)
 def test_output_that_leaves_the_interval_is_refused(output, loss, parts):
     with pytest.raises(ParameterError) as caught:
         losses.check_fit("fit", activations.CATALOGUE[output], losses.CATALOGUE[loss])
@@ -408,31 +488,35 @@ def test_labels_become_one_hot_rows():
         np.testing.assert_array_equal(found, [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
         assert found.dtype == np.float32
     np.testing.assert_array_equal(
-        check_targets("fit", losses.categorical_cross_entropy, [True, False], 2, F64), [[0, 1], [1, 0]])
+        check_targets("fit", losses.categorical_cross_entropy, [True, False], 2, F64), [[0, 1], [1, 0]]
+    )
 
 
-@pytest.mark.parametrize("loss, y, outputs, error, message", [
-    ("categorical_cross_entropy", [0, 3], 3, DataError, "expected labels 0 to 2 in y, got 3 at row 1"),
-    ("categorical_cross_entropy", [0, -1], 3, DataError, "expected labels 0 to 2 in y, got -1 at row 1"),
-    ("categorical_cross_entropy", [0, 0.5], 3, DataError, "expected labels 0 to 2"),
-    ("categorical_cross_entropy", [0, float("nan")], 3, DataError, "expected labels 0 to 2"),
-    ("categorical_cross_entropy", [0, float("inf")], 3, DataError, "expected labels 0 to 2"),
-    ("categorical_cross_entropy", ["cat", "dog"], 3, DataError, "expected labels 0 to 2"),
-    ("categorical_cross_entropy", [], 3, ShapeError, "at least one row"),
-    ("categorical_cross_entropy", [[0.5, 0.6]], 2, DataError, "sum to 1 .* got 1.1 in row 0"),
-    ("categorical_cross_entropy", [[1.5, -0.5]], 2, DataError, "targets from 0 to 1 .* got 1.5 at row 0, column 0"),
-    ("categorical_cross_entropy", [[1, 0]], 3, ShapeError, "expected y with 3 columns, one per output, got 2"),
-    ("binary_cross_entropy", [0.0, 1.5], 1, DataError, "from 0 to 1 .* got 1.5 at row 1, column 0"),
-    ("binary_cross_entropy", [0.0, -0.1], 1, DataError, "from 0 to 1 .* got -0.1 at row 1, column 0"),
-    ("hinge", [0, 1], 1, DataError, "labels -1 or 1 .* got 0 at row 0, column 0"),
-    ("poisson", [[1, -1]], 2, DataError, "at least 0 .* got -1 at row 0, column 1"),
-    ("gamma", [1, 0], 1, DataError, "targets above 0 .* got 0 at row 1, column 0"),
-    ("squared", [1, float("nan")], 1, DataError, "finite numbers in y, got nan at row 1, column 0"),
-    ("squared", ["a", "b"], 1, DataError, "matrix of numbers"),
-    ("squared", [1j], 1, DataError, "complex"),
-    ("squared", [[1, 2], [3, 4]], 1, ShapeError, "expected y with 1 columns"),
-    ("squared", np.zeros((2, 1, 1)), 1, ShapeError, "2 axes"),
-])
+@pytest.mark.parametrize(
+    ("loss", "y", "outputs", "error", "message"),
+    [
+        ("categorical_cross_entropy", [0, 3], 3, DataError, "expected labels 0 to 2 in y, got 3 at row 1"),
+        ("categorical_cross_entropy", [0, -1], 3, DataError, "expected labels 0 to 2 in y, got -1 at row 1"),
+        ("categorical_cross_entropy", [0, 0.5], 3, DataError, "expected labels 0 to 2"),
+        ("categorical_cross_entropy", [0, float("nan")], 3, DataError, "expected labels 0 to 2"),
+        ("categorical_cross_entropy", [0, float("inf")], 3, DataError, "expected labels 0 to 2"),
+        ("categorical_cross_entropy", ["cat", "dog"], 3, DataError, "expected labels 0 to 2"),
+        ("categorical_cross_entropy", [], 3, ShapeError, "at least one row"),
+        ("categorical_cross_entropy", [[0.5, 0.6]], 2, DataError, "sum to 1 .* got 1.1 in row 0"),
+        ("categorical_cross_entropy", [[1.5, -0.5]], 2, DataError, "targets from 0 to 1 .* got 1.5 at row 0, column 0"),
+        ("categorical_cross_entropy", [[1, 0]], 3, ShapeError, "expected y with 3 columns, one per output, got 2"),
+        ("binary_cross_entropy", [0.0, 1.5], 1, DataError, "from 0 to 1 .* got 1.5 at row 1, column 0"),
+        ("binary_cross_entropy", [0.0, -0.1], 1, DataError, "from 0 to 1 .* got -0.1 at row 1, column 0"),
+        ("hinge", [0, 1], 1, DataError, "labels -1 or 1 .* got 0 at row 0, column 0"),
+        ("poisson", [[1, -1]], 2, DataError, "at least 0 .* got -1 at row 0, column 1"),
+        ("gamma", [1, 0], 1, DataError, "targets above 0 .* got 0 at row 1, column 0"),
+        ("squared", [1, float("nan")], 1, DataError, "finite numbers in y, got nan at row 1, column 0"),
+        ("squared", ["a", "b"], 1, DataError, "matrix of numbers"),
+        ("squared", [1j], 1, DataError, "complex"),
+        ("squared", [[1, 2], [3, 4]], 1, ShapeError, "expected y with 1 columns"),
+        ("squared", np.zeros((2, 1, 1)), 1, ShapeError, "2 axes"),
+    ],
+)
 def test_bad_targets_are_refused(loss, y, outputs, error, message):
     with pytest.raises(error, match=message):
         check_targets("fit", losses.CATALOGUE[loss], y, outputs, F64)
@@ -451,10 +535,15 @@ def test_names_with_parameters():
     assert str(activations.leaky_relu) == "leaky_relu" and str(activations.leaky_relu(0.2)) == "leaky_relu(slope=0.2)"
 
 
-@pytest.mark.parametrize("catalogue, kind", [(activations.CATALOGUE, activations.find_activation),
-                                             (losses.CATALOGUE, losses.find_loss),
-                                             (aggregators.CATALOGUE, aggregators.find_aggregator),
-                                             (initializers.CATALOGUE, initializers.find_initializer)])
+@pytest.mark.parametrize(
+    ("catalogue", "kind"),
+    [
+        (activations.CATALOGUE, activations.find_activation),
+        (losses.CATALOGUE, losses.find_loss),
+        (aggregators.CATALOGUE, aggregators.find_aggregator),
+        (initializers.CATALOGUE, initializers.find_initializer),
+    ],
+)
 def test_spec_finds_the_record_again(catalogue, kind):
     for record in catalogue.values():
         assert kind("here", record.spec) == record
@@ -462,34 +551,37 @@ def test_spec_finds_the_record_again(catalogue, kind):
         assert kind("here", changed.spec) == changed
 
 
-@pytest.mark.parametrize("find, given, message", [
-    (activations.find_activation, "rleu", "unknown name 'rleu'. Did you mean 'relu'?"),
-    (activations.find_activation, "ReLU", "Did you mean 'relu'?"),
-    (activations.find_activation, "xyz", "Known: identity, step"),
-    (activations.find_activation, 3, "expected a name or a Activation record, got 3"),
-    (activations.find_activation, losses.squared, "expected a name or a Activation record"),
-    (activations.find_activation, "relu(", "expected a form such as relu(0.5)"),
-    (activations.find_activation, "relu(a)", "expected a form such as relu(0.5)"),
-    (activations.find_activation, "relu(1)(2)", "expected"),
-    (activations.find_activation, "relu(1) + 1", "expected a form such as relu(0.5)"),
-    (activations.find_activation, "relu(__import__('os'))", "expected a form such as relu(0.5)"),
-    (activations.find_activation, "relu(True)", "to be a number, got True"),
-    (activations.find_activation, "relu('1')", "to be a number, got '1'"),
-    (activations.find_activation, "relu(1, 2)", "at most 1 parameters, got 2"),
-    (activations.find_activation, "tanh(1)", "at most 0 parameters, got 1"),
-    (activations.find_activation, "leaky_relu(slop=1)", "unknown name 'slop'. Did you mean 'slope'?"),
-    pytest.param(activations.find_activation, "leaky_relu(1" + "0" * 400 + ")", "leaky_relu", id="10**400"),
-    (losses.find_loss, "sqared", "Did you mean 'squared'?"),
-    (losses.find_loss, "huber(0)", "expected delta above 0, got 0"),
-    (losses.find_loss, "huber(-1)", "expected delta above 0, got -1"),
-    (losses.find_loss, "quantile(1)", "expected tau between 0 and 1, got 1"),
-    (losses.find_loss, "quantile(0)", "expected tau between 0 and 1, got 0"),
-    (aggregators.find_aggregator, "means", "Did you mean 'mean'?"),
-    (aggregators.find_aggregator, "cvar(0)", "share above 0 and at most 1"),
-    (aggregators.find_aggregator, "cvar(1.01)", "share above 0 and at most 1"),
-    (aggregators.find_aggregator, "tilted(0)", "temperature other than 0"),
-    (initializers.find_initializer, "glorot", "Did you mean 'glorot_"),
-])
+@pytest.mark.parametrize(
+    ("find", "given", "message"),
+    [
+        (activations.find_activation, "rleu", "unknown name 'rleu'. Did you mean 'relu'?"),
+        (activations.find_activation, "ReLU", "Did you mean 'relu'?"),
+        (activations.find_activation, "xyz", "Known: identity, step"),
+        (activations.find_activation, 3, "expected a name or a Activation record, got 3"),
+        (activations.find_activation, losses.squared, "expected a name or a Activation record"),
+        (activations.find_activation, "relu(", "expected a form such as relu(0.5)"),
+        (activations.find_activation, "relu(a)", "expected a form such as relu(0.5)"),
+        (activations.find_activation, "relu(1)(2)", "expected"),
+        (activations.find_activation, "relu(1) + 1", "expected a form such as relu(0.5)"),
+        (activations.find_activation, "relu(__import__('os'))", "expected a form such as relu(0.5)"),
+        (activations.find_activation, "relu(True)", "to be a number, got True"),
+        (activations.find_activation, "relu('1')", "to be a number, got '1'"),
+        (activations.find_activation, "relu(1, 2)", "at most 1 parameters, got 2"),
+        (activations.find_activation, "tanh(1)", "at most 0 parameters, got 1"),
+        (activations.find_activation, "leaky_relu(slop=1)", "unknown name 'slop'. Did you mean 'slope'?"),
+        pytest.param(activations.find_activation, "leaky_relu(1" + "0" * 400 + ")", "leaky_relu", id="10**400"),
+        (losses.find_loss, "sqared", "Did you mean 'squared'?"),
+        (losses.find_loss, "huber(0)", "expected delta above 0, got 0"),
+        (losses.find_loss, "huber(-1)", "expected delta above 0, got -1"),
+        (losses.find_loss, "quantile(1)", "expected tau between 0 and 1, got 1"),
+        (losses.find_loss, "quantile(0)", "expected tau between 0 and 1, got 0"),
+        (aggregators.find_aggregator, "means", "Did you mean 'mean'?"),
+        (aggregators.find_aggregator, "cvar(0)", "share above 0 and at most 1"),
+        (aggregators.find_aggregator, "cvar(1.01)", "share above 0 and at most 1"),
+        (aggregators.find_aggregator, "tilted(0)", "temperature other than 0"),
+        (initializers.find_initializer, "glorot", "Did you mean 'glorot_"),
+    ],
+)
 def test_bad_names_and_parameters_are_refused(find, given, message):
     with pytest.raises(ParameterError) as caught:
         find("here", given)
@@ -588,11 +680,21 @@ def test_own_activation_with_parameters():
 SHAPE = (400, 300)  # units, inputs
 
 
-@pytest.mark.parametrize("name, variance", [
-    ("normal", 1.0), ("normal(0.1)", 0.01), ("uniform", 0.05**2 / 3), ("uniform(limit=2)", 4 / 3),
-    ("glorot_uniform", 2 / 700), ("glorot_normal", 2 / 700), ("he_normal", 2 / 300), ("he_uniform", 2 / 300),
-    ("lecun_normal", 1 / 300), ("zeros", 0.0),
-])
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [
+        ("normal", 1.0),
+        ("normal(0.1)", 0.01),
+        ("uniform", 0.05**2 / 3),
+        ("uniform(limit=2)", 4 / 3),
+        ("glorot_uniform", 2 / 700),
+        ("glorot_normal", 2 / 700),
+        ("he_normal", 2 / 300),
+        ("he_uniform", 2 / 300),
+        ("lecun_normal", 1 / 300),
+        ("zeros", 0.0),
+    ],
+)
 def test_initializer_variance(name, variance):
     drawn = initializers.find_initializer("here", name).draw(np.random.default_rng(0), SHAPE)
     assert drawn.shape == SHAPE and drawn.dtype == np.float64
@@ -601,17 +703,20 @@ def test_initializer_variance(name, variance):
     assert abs(drawn.mean()) <= 6 * np.sqrt(variance / n)
 
 
-@pytest.mark.parametrize("name, limit", [("uniform", 0.05), ("uniform(2)", 2.0), ("glorot_uniform", np.sqrt(6 / 700)),
-                                         ("he_uniform", np.sqrt(6 / 300))])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("uniform", 0.05), ("uniform(2)", 2.0), ("glorot_uniform", np.sqrt(6 / 700)), ("he_uniform", np.sqrt(6 / 300))],
+)
 def test_uniform_initializer_limits(name, limit):
     drawn = np.abs(initializers.find_initializer("here", name).draw(np.random.default_rng(0), SHAPE))
     assert 0.9999 * limit < drawn.max() <= limit
 
 
 def test_default_initializers():
-    expected = {name: "he_normal" for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "mish")}
-    expected |= {name: "glorot_uniform" for name in
-                 ("identity", "step", "softplus", "sigmoid", "tanh", "exp", "square", "softmax")} | {"selu": "lecun_normal"}
+    expected = dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "silu", "mish"), "he_normal")
+    expected |= dict.fromkeys(
+        ("identity", "step", "softplus", "sigmoid", "tanh", "exp", "square", "softmax"), "glorot_uniform"
+    ) | {"selu": "lecun_normal"}
     assert {name: initializers.default_initializer(name).name for name in activations.CATALOGUE} == expected
     A = chain("test", 2, [Dense(3, "leaky_relu(0.2)"), Dense(3, "selu"), Dense(3, "tanh", ntk=True), Dense(1)])
     assert [layer.init.name for layer in A.layers] == ["he_normal", "lecun_normal", "normal", "glorot_uniform"]
@@ -619,8 +724,11 @@ def test_default_initializers():
 
 
 def test_start_uses_the_initializer_of_each_layer():
-    net = cr.Network(300, [cr.Dense(400, "relu"), cr.Dense(200, "tanh", init="normal(3)", bias_init="normal"),
-                           cr.Dense(1, init="zeros")], seed=5)
+    net = cr.Network(
+        300,
+        [cr.Dense(400, "relu"), cr.Dense(200, "tanh", init="normal(3)", bias_init="normal"), cr.Dense(1, init="zeros")],
+        seed=5,
+    )
     assert net.W(1).var() == pytest.approx(2 / 300, rel=0.03)
     assert net.W(2).std() == pytest.approx(3, rel=0.02)
     assert not net.b(1).any() and 0.5 < net.b(2).std() < 1.5 and not net.W(3).any()

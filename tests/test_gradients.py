@@ -2,10 +2,10 @@
 
 import itertools
 
-import grid
 import numpy as np
 import pytest
 
+import grid
 from chainrule import activation
 from chainrule.core.architecture import chain, forward
 from chainrule.core.backward import backward
@@ -83,7 +83,7 @@ def test_a_wrong_derivative_is_found(slip):
 
 
 @pytest.mark.parametrize(
-    "output, loss",
+    ("output", "loss"),
     [
         ("softmax", "categorical_cross_entropy"),
         ("softmax", "squared"),

@@ -108,7 +108,8 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
         given = np.asarray(value)
         if given.dtype.kind == "c":
             raise TypeError("complex numbers")
-        matrix = np.ascontiguousarray(given, dtype=dtype)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            matrix = np.ascontiguousarray(given, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: expected {name} to be a matrix of numbers, got something else ({error}).") from None
     if matrix.ndim == 1:

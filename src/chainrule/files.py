@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +19,12 @@ from .arrays import Array
 from .core.architecture import Architecture, chain
 from .core.layers import Dense, Dropout, Layer, Scale
 from .disk import replacing
-from .errors import ChainRuleError, ModelFileError
+from .errors import ChainRuleError, ModelFileError, ParameterError
+from .formulas.activations import CATALOGUE as ACTIVATIONS
 from .formulas.activations import Activation
-from .formulas.record import Record
+from .formulas.initializers import CATALOGUE as INITIALIZERS
+from .formulas.initializers import Initializer
+from .plain import from_plain
 from .training.loop import Snapshot
 
 FORMAT = 1
@@ -66,7 +69,7 @@ def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array
     try:
         document = json.loads(metadata["chainrule"])
         found, version = document["kind"], document["format"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ModelFileError(f"{path}: expected a chainrule model, got another safetensors file.") from None
     if version != FORMAT:
         raise ModelFileError(f"{path}: expected model format {FORMAT}, got {version!r}. Update chainrule to read it.")
@@ -86,13 +89,34 @@ def strictly(path: str | os.PathLike[str], read: Callable[[], T]) -> T:
 
 
 def describe_architecture(architecture: Architecture) -> dict[str, Any]:
-    """The architecture as plain JSON: layer names, their settings, formula records by name."""
+    """The architecture as plain JSON: layer names, their settings, formula records by name.
+
+    A starting distribution of one's own is left out: the parameters are there, and files hold no code.
+
+    Raises:
+        ParameterError: an activation of one's own has the name of another one.
+    """
     layers = []
     for layer in architecture.layers:
         kind = next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
-        settings = {f.name: getattr(layer, f.name) for f in fields(layer)}  # type: ignore[arg-type]
-        layers.append({"layer": kind} | {k: v.spec if isinstance(v, Record) else v for k, v in settings.items()})
+        settings = {f.name: _plain(getattr(layer, f.name), f.default) for f in fields(layer)}  # type: ignore[arg-type]
+        layers.append({"layer": kind} | settings)
     return {"inputs": architecture.inputs, "layers": layers}
+
+
+def _plain(value: Any, default: Any) -> Any:
+    """A layer's setting as a JSON value; the default in the place of what a file cannot hold."""
+    if isinstance(value, Initializer):
+        known = INITIALIZERS.get(value.name)
+        return value.spec if known is not None and known.make is value.make else default
+    if isinstance(value, Activation):
+        if ACTIVATIONS.get(value.name, value).make is not value.make:
+            raise ParameterError(
+                f"Saving: expected another name for an activation of one's own, got {value.name!r}, "
+                "which is the library's. Rename its function."
+            )
+        return value.spec
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def build_architecture(document: Mapping[str, Any], activations: Iterable[Activation] = ()) -> Architecture:
@@ -127,11 +151,35 @@ def save_snapshot(path: str | os.PathLike[str], snapshot: Snapshot) -> None:
     arrays = {"theta": snapshot.theta} | {f"slot {name}": slot for name, slot in snapshot.slots.items()}
     if snapshot.best_theta is not None:
         arrays["best_theta"] = snapshot.best_theta
-    rest = {
-        f.name: getattr(snapshot, f.name) for f in fields(snapshot) if f.name not in ("theta", "slots", "best_theta")
+    plain = {f.name: getattr(snapshot, f.name) for f in fields(snapshot)} | {
+        "history": [{key: _number(value) for key, value in row.items()} for row in snapshot.history],
+        "slots": list(snapshot.slots),
+        "best_score": _number(snapshot.best_score),
+        "reference": _number(snapshot.reference),
     }
-    plain = {name: str(value) if value == float("inf") else value for name, value in rest.items()}
-    write_model(path, "snapshot", arrays, {"snapshot": plain, "slots": list(snapshot.slots)})
+    del plain["theta"], plain["best_theta"]
+    write_model(path, "snapshot", arrays, {"snapshot": plain})
+
+
+def _number(value: float) -> float | str:
+    """A number for JSON, which has no infinity."""
+    return value if np.isfinite(value) else str(value)
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What a snapshot's document holds."""
+
+    identity: str
+    slots: tuple[str, ...]
+    step: int
+    cost_sum: float
+    best_epoch: int
+    best_score: float
+    reference: float
+    stale: int
+    seconds: float
+    history: tuple[dict[str, float], ...]
 
 
 def load_snapshot(path: str | os.PathLike[str]) -> Snapshot:
@@ -143,13 +191,15 @@ def load_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     arrays, document = read_model(path, "snapshot")
 
     def build() -> Snapshot:
-        plain = document["snapshot"]
-        scores = {name: float(plain[name]) for name in ("best_score", "reference")}
-        return Snapshot(
-            theta=arrays["theta"],
-            slots={name: arrays[f"slot {name}"] for name in document["slots"]},
-            best_theta=arrays.get("best_theta"),
-            **{**plain, **scores, "history": tuple(plain["history"])},
-        )
+        counters: _Counters = from_plain(_Counters, document["snapshot"], "snapshot", infinite=True)
+        if min(counters.step, counters.best_epoch, counters.stale) < 0:
+            raise ModelFileError("snapshot: expected counters of at least 0, got a negative one.")
+        theta, best = arrays["theta"], arrays.get("best_theta")
+        slots = {name: arrays[f"slot {name}"] for name in counters.slots}
+        for vector in (theta, *slots.values(), *([] if best is None else [best])):
+            if vector.shape != theta.shape or vector.dtype != theta.dtype or not np.isfinite(vector).all():
+                raise ModelFileError(f"snapshot: expected finite vectors of {theta.size} numbers in {theta.dtype}.")
+        rest = {f.name: getattr(counters, f.name) for f in fields(counters)} | {"slots": slots}
+        return Snapshot(theta=theta, best_theta=best, **rest)
 
     return strictly(path, build)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import files
 from .arrays import Array, check_dtype, check_matrix, check_weights
-from .core.architecture import Architecture, chain, forward
+from .core.architecture import Architecture, chain, predict
 from .core.backward import cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
@@ -20,9 +20,8 @@ from .counter import check_seed
 from .errors import DivergenceError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
-from .formulas.losses import Loss, check_fit, find_loss
-from .training.loop import PREDICT_ROWS, Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
-from .training.metrics import decide
+from .formulas.losses import Loss, check_fit
+from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
@@ -165,11 +164,8 @@ class Network:
             ShapeError, DataError: another number of columns, or not finite numbers.
         """
         X = check_matrix("predict", "X", X, self.architecture.inputs, self.dtype)
-        y_hat = np.empty((len(X), self.architecture.outputs), self.dtype)
         with np.errstate(all="ignore"):
-            for i in range(0, len(X), PREDICT_ROWS):
-                y_hat[i : i + PREDICT_ROWS] = forward(self.architecture, self._theta, X[i : i + PREDICT_ROWS]).y_hat
-        return y_hat
+            return predict(self.architecture, self._theta, X).y_hat
 
     def decide(self, X: npt.ArrayLike) -> Array:
         """Hard decisions from a classifying output (003 (4), (6)): labels (N,) of a softmax, else 0 or 1 (N, n_L).
@@ -180,10 +176,10 @@ class Network:
         g = self.architecture.output_activation
         if g.name not in ("softmax", "sigmoid", "step"):
             raise ParameterError(f"decide: expected a softmax, sigmoid or step output, got {g}. Use predict.")
-        y_hat = self.predict(X)
-        if g.name == "softmax":
-            return y_hat.argmax(axis=1)
-        return decide(find_loss("decide", "binary_cross_entropy"), y_hat).astype(np.int64)
+        X = check_matrix("decide", "X", X, self.architecture.inputs, self.dtype)
+        with np.errstate(all="ignore"):
+            z = predict(self.architecture, self._theta, X).logits
+        return z.argmax(axis=1) if g.name == "softmax" else (z >= 0).astype(np.int64)
 
     def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
         X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
@@ -347,8 +343,11 @@ class Network:
         for k in range(starts):
             own = replace(plan, seed=plan.seed + k)
             theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
-            self._check_start(theta)
-            snapshot = Snapshot.start(own, len(data.X), theta) if resume is None else self._checked(resume, own, data)
+            if resume is None:
+                self._check_start(theta)
+                snapshot = Snapshot.start(own, len(data.X), theta)
+            else:
+                snapshot = self._checked(resume, own, data)
             trainings.append(Training(self.architecture, data, held_out, own, snapshot))
 
         runs: list[Run] = []

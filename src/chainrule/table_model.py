@@ -21,9 +21,9 @@ from .errors import DataError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss
 from .network import Network, Run
+from .plain import from_plain
 from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
 from .tables.split import split_rows
-from .tables.state import from_plain
 from .tables.targets import Target, infer_target
 from .training.loop import OnEpoch, OnProgress, Plan
 from .training.optimizers import SGD, Adam, AdamW, Optimizer

@@ -16,6 +16,7 @@ from ..formulas.activations import Activation
 from .layers import Dropout, Layer, Parameters, _check_count
 
 Masks = Sequence[Array | None]
+PREDICT_ROWS = 4096  # rows in one pass of `predict`
 
 
 @dataclass(frozen=True)
@@ -162,3 +163,11 @@ def forward(
         z.append(z_l)
         a.append(a_prev)
     return Values(z, a)
+
+
+def predict(architecture: Architecture, theta: Array, X: Array) -> Values:
+    """ŷ and the last z of many rows X (N, n_0), in passes of so few rows that the memory stays bounded."""
+    passes = [forward(architecture, theta, X[i : i + PREDICT_ROWS]) for i in range(0, len(X), PREDICT_ROWS)]
+    if len(passes) == 1:
+        return passes[0]
+    return Values([np.concatenate([p.logits for p in passes])], [np.concatenate([p.y_hat for p in passes])])

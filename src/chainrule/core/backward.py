@@ -21,7 +21,7 @@ class Gradient:
     """The result of a backward pass.
 
     Attributes:
-        cost: C, a number (float64).
+        cost: C, a number (float64). penalty: R, its second part.
         theta: ∂C/∂θ (P,), with the penalty's part.
         losses: ℒ, L, φ and ∇φ.
         dC_dz: δ by layer number 1 … L, (N, n_l); kept only on request, else None.
@@ -30,6 +30,7 @@ class Gradient:
     """
 
     cost: Any
+    penalty: Any
     theta: Array
     losses: Losses
     dC_dz: list[Array | None]
@@ -76,7 +77,8 @@ def backward(
             assert z is not None
             delta = architecture.layers[number - 2].g.backward(dC_da, z, a_prev)
     cost.penalty.add_gradient(architecture, theta, gradient)
-    return Gradient(losses.aggregated + cost.penalty.value(architecture, theta), gradient, losses, deltas, arriving)
+    R = cost.penalty.value(architecture, theta)
+    return Gradient(losses.aggregated + R, R, gradient, losses, deltas, arriving)
 
 
 def gradient(

@@ -90,7 +90,7 @@ class Dense:
         if self.inputs is not None:
             _check_count("Dense: inputs", self.inputs)
         for factor in (self.learning_rate_factor, self.bias_learning_rate_factor):
-            if not factor >= 0:
+            if not 0 <= factor < np.inf:
                 raise ParameterError(f"Dense: expected learning-rate factors of at least 0, got {factor!r}.")
 
     def after(self, where: str, inputs: int) -> Dense:
@@ -183,7 +183,7 @@ class Scale:
     inputs: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.learning_rate_factor >= 0:
+        if not 0 <= self.learning_rate_factor < np.inf:
             raise ParameterError(
                 f"Scale: expected a learning-rate factor of at least 0, got {self.learning_rate_factor!r}."
             )

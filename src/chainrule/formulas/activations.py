@@ -184,17 +184,22 @@ def selu(xp: Any, real: Any) -> tuple[Function, ...]:
 
 @activation("z*(1 + erf(z/sqrt(2)))/2", "Hendrycks & Gimpel 2016, exact form")
 def gelu(xp: Any, real: Any) -> tuple[Function, ...]:
-    half, one, two = real(0.5), real(1), real(2)
+    half, one, two, limit = real(0.5), real(1), real(2), real(40)
     root_half, density = real(0.7071067811865476), real(0.3989422804014327)  # 1/√2, 1/√(2π)
 
     def g(z):
         return half * z * (one + xp.erf(z * root_half))
 
+    def clipped(z):  # from |z| = 40 on the density is 0, and z² must not overflow
+        return xp.maximum(-limit, xp.minimum(limit, z))
+
     def dg(z, a):
-        return half * (one + xp.erf(z * root_half)) + z * density * xp.exp(-half * z * z)
+        c = clipped(z)
+        return half * (one + xp.erf(z * root_half)) + c * density * xp.exp(-half * c * c)
 
     def d2g(z, a):
-        return (two - z * z) * density * xp.exp(-half * z * z)
+        c = clipped(z)
+        return (two - c * c) * density * xp.exp(-half * c * c)
 
     return g, dg, d2g
 
@@ -221,7 +226,7 @@ def silu(xp: Any, real: Any) -> tuple[Function, ...]:
 @activation("z*tanh(log(1 + exp(z)))", "Misra 2020")
 def mish(xp: Any, real: Any) -> tuple[Function, ...]:
     # With e = eᶻ and m = e(e + 2): tanh(ln(1 + e)) = m/(m + 2), its derivative 4e(e + 1)/(m + 2)². From z = 20
-    # on the first rounds to 1 and the second to 0, so the exponential is taken of min(z, 20) and cannot overflow.
+    # on the first rounds to 1 and the second to 0, so c = min(z, 20) stands for z where they decide: nothing overflows.
     one, two, four, limit = real(1), real(2), real(4), real(20)
 
     def g(z):
@@ -230,16 +235,18 @@ def mish(xp: Any, real: Any) -> tuple[Function, ...]:
         return z * (m / (m + two))
 
     def dg(z, a):
-        e = xp.exp(xp.minimum(z, limit))
+        c = xp.minimum(z, limit)
+        e = xp.exp(c)
         m = e * (e + two)
-        return m / (m + two) + z * (four * e / (m + two) * ((e + one) / (m + two)))
+        return m / (m + two) + c * (four * e / (m + two) * ((e + one) / (m + two)))
 
     def d2g(z, a):
-        e = xp.exp(xp.minimum(z, limit))
+        c = xp.minimum(z, limit)
+        e = xp.exp(c)
         m = e * (e + two)
         first = four * e / (m + two) * ((e + one) / (m + two))
         second = first * ((two * e + one) / (e + one) - four * e * ((e + one) / (m + two)))
-        return two * first + z * second
+        return two * first + c * second
 
     return g, dg, d2g
 

@@ -50,32 +50,38 @@ def _aggregator(formula: str, source: str, *, additive: bool) -> Callable[[Calla
     return build
 
 
+def _dot(weights: Array, L: Array) -> Any:
+    """Σ wᵢ Lᵢ, where a row of weight 0 takes no part even if its loss is infinite."""
+    return weights @ np.where(weights > 0, L, 0)
+
+
 @_aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", additive=True)
 def mean(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     # The one place of the factor 1/N. The divisor is the weight expected of N rows, not the weight they have.
     dC_dL = s / (L.shape[0] * mean_weight)
-    return dC_dL @ L, dC_dL
+    return _dot(dC_dL, L), dC_dL
 
 
 @_aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", additive=True)
 def sum_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
-    return s @ L, s
+    return _dot(s, L), s
 
 
 @_aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021", additive=False)
 def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any, Array]:
-    top = (t * L.real)[s > 0].max() if s.any() else 0.0
-    share = s * np.exp(np.minimum(t * L - top, 0.0) if L.dtype.kind != "c" else t * L - top)
-    total = share.sum()
     if not s.any():
-        return 0.0 * L.sum(), np.zeros_like(s)
-    return (top + np.log(total / s.sum())) / t, share / total
+        return L.dtype.type(0), np.zeros_like(s)
+    exponent = np.where(s > 0, t * L, -np.inf)
+    top = exponent.real.max()
+    share = s * np.exp(exponent - top)
+    total = share.sum()
+    return (top + np.log(total / s.sum())) / t, share.real / total.real
 
 
 @_aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000", additive=False)
 def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[Any, Array]:
     if not s.any():
-        return 0.0 * L.sum(), np.zeros_like(s)
+        return L.dtype.type(0), np.zeros_like(s)
     p = s / s.sum()
     worst_first = np.argsort(-L.real, kind="stable")
     cumulative = np.cumsum(p[worst_first])
@@ -84,16 +90,16 @@ def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[An
     above, at = L.real > quantile, L.real == quantile
     weight = np.where(above, p, 0.0) / share
     weight[at] = p[at] / p[at].sum() * (1.0 - weight.sum())
-    return weight @ L, weight
+    return _dot(weight, L), weight
 
 
 @_aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties", additive=False)
 def max_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     if not s.any():
-        return 0.0 * L.sum(), np.zeros_like(s)
+        return L.dtype.type(0), np.zeros_like(s)
     ties = (L.real == L.real[s > 0].max()) & (s > 0)
     weight = ties / np.count_nonzero(ties)
-    return weight @ L, weight
+    return _dot(weight, L), weight
 
 
 CATALOGUE = {record.name: record for record in (mean, sum_, tilted, cvar, max_)}

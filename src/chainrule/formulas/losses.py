@@ -441,7 +441,7 @@ def check_targets(where: str, loss: Loss, y: Any, outputs: int, dtype: np.dtype[
 
 def _one_hot(where: str, labels: Array, outputs: int, dtype: np.dtype[Any]) -> Array:
     if labels.dtype.kind not in "iub":
-        whole = labels.dtype.kind == "f" and bool((labels == np.round(labels)).all())
+        whole = labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels == np.round(labels))).all())
         if not whole:
             raise DataError(f"{where}: expected labels 0 to {outputs - 1} in y, got {labels[:3].tolist()} …")
     labels = labels.astype(np.int64)

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from numbers import Real
 from typing import Any, Self, TypeVar, cast
 
 from ..arrays import Array, namespace
@@ -47,14 +48,20 @@ class Record:
         known = [name for name, _ in self.parameters]
         if len(values) > len(known):
             raise ParameterError(f"{self.name}: expected at most {len(known)} parameters, got {len(values)}.")
-        given = dict(zip(known, values, strict=False)) | named
+        given = dict(zip(known, values, strict=False))
+        if twice := given.keys() & named.keys():
+            raise ParameterError(f"{self.name}: expected each parameter once, got {', '.join(sorted(twice))} twice.")
+        given |= named
         for name, value in given.items():
             if name not in known:
                 raise unknown_name(f"{self.name}: parameter", name, known or ["(none)"])
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ParameterError(f"{self.name}: expected parameter {name} to be a number, got {value!r}.")
-        numbers = {name: float(value) for name, value in given.items()}
-        changed = replace(self, parameters=tuple((dict(self.parameters) | numbers).items()))
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ParameterError(f"{self.name}: expected {name} to be a number, got {value!r}.")
+        try:
+            exact = {name: float(value) for name, value in given.items()}
+        except OverflowError:
+            raise ParameterError(f"{self.name}: expected finite parameters, got one that is too large.") from None
+        changed = replace(self, parameters=tuple((dict(self.parameters) | exact).items()))
         changed.check()
         return changed
 
@@ -115,7 +122,7 @@ def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) 
         return record
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        assert isinstance(call, ast.Call)
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
         values = [ast.literal_eval(a) for a in call.args]
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, AssertionError):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError, ModelFileError, ParameterError, did_you_mean, unknown_name
-from .state import from_plain
+from ..plain import from_plain
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError, ModelFileError, ParameterError, did_you_mean, unknown_name
+from ..plain import from_plain
 from .columns import as_text, first_row, kind_of, mostly_numbers, numbers
-from .state import from_plain
 
 if TYPE_CHECKING:
     import pyarrow as pa

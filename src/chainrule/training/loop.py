@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array, all_finite
-from ..core.architecture import Architecture, Masks, forward
+from ..core.architecture import Architecture, Masks, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
 from ..counter import Purpose, generator
 from ..errors import DivergenceError, ParameterError, unknown_name
+from ..formulas.record import Record
 from .metrics import find_metric
 from .optimizers import Optimizer, update
 from .schedules import Schedule
 
 SAMPLINGS = ("shuffle", "sequential", "replacement")
-PREDICT_ROWS = 4096  # rows in one forward pass without gradient, which bounds its memory
 
 Row = dict[str, float]
 
@@ -99,9 +100,11 @@ class Plan:
 
     def identity(self, rows: int) -> str:
         """Whatever decides the bits of a step, as text; stopping rules may differ between a run and its sequel."""
-        free = ("epochs", "monitor", "patience", "tolerance", "time_limit", "max_steps")
-        names = [f.name for f in fields(self) if f.name not in free]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names) + f", rows={rows}"
+        free = {"monitor", "patience", "tolerance", "time_limit", "max_steps"}
+        if not self.schedule.planned:
+            free.add("epochs")
+        decisive = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        return ", ".join(f"{name}={_text(value)}" for name, value in decisive.items()) + f", rows={rows}"
 
     def order(self, epoch: int, rows: int) -> Array:
         """The row numbers (N,) of an epoch (0, 1 …), in the order in which batches take them."""
@@ -109,6 +112,18 @@ class Plan:
             return np.arange(rows)
         rng = generator(self.seed, Purpose.ORDER, epoch)
         return rng.integers(0, rows, rows) if self.sampling == "replacement" else rng.permutation(rows)
+
+
+def _text(value: object) -> str:
+    """A setting as text, the same for 1, 1.0 and np.float64(1)."""
+    if isinstance(value, Record):
+        return value.spec
+    if is_dataclass(value):
+        inner = ", ".join(f"{f.name}={_text(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return repr(float(value)).removesuffix(".0")
+    return repr(value)
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Snapshot:
         identity: of the plan that it belongs to (`Plan.identity`).
         theta: θ (P,). slots: the optimizer's state, vectors (P,) by name.
         step: updates made so far.
-        cost_sum, cost_weight: of the steps of the epoch that is under way.
+        cost_sum: of the steps of the epoch that is under way, each with its share.
         history: one row of numbers for every finished epoch.
         best_theta, best_epoch, best_score: of the best epoch so far; epoch 0 where there is none yet.
         reference, stale: the score to beat by more than the tolerance, and the epochs since it was set.
@@ -131,7 +146,6 @@ class Snapshot:
     slots: Mapping[str, Array]
     step: int = 0
     cost_sum: float = 0.0
-    cost_weight: float = 0.0
     history: tuple[Row, ...] = ()
     best_theta: Array | None = None
     best_epoch: int = 0
@@ -169,12 +183,18 @@ class Training:
     def __post_init__(self) -> None:
         self.N = len(self.data.X)
         self.steps_per_epoch = self.plan.steps_per_epoch(self.N)
+        self.rows_per_epoch = min(self.N, self.steps_per_epoch * self.plan.rows_per_step(self.N))
         self.mean_weight = float(self.data.s.mean())
         factors = [layer.learning_rate_factors for layer in self.architecture.layers]
         plain = all(factor == 1.0 for pair in factors for factor in pair)
         self.factors = None if plain else self.architecture.spread(factors, self.snapshot.theta.dtype)
         self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
         self._order: tuple[int, Array] | None = None
+
+    @property
+    def unscored(self) -> bool:
+        """Whether an epoch has ended whose row is not yet in the history."""
+        return self.snapshot.step // self.steps_per_epoch > len(self.snapshot.history)
 
     def step(self, number: int) -> Step:
         """What step `number` (0, 1 …) works on."""
@@ -210,23 +230,22 @@ class Training:
         theta, *slots = update(plan.optimizer, now.theta, g, eta, tuple(now.slots.values()), now.step + 1)
         if not (all_finite(theta) and all(all_finite(slot) for slot in slots)):
             raise DivergenceError(self._where(now.step, "the update of the parameters overflows"))
-        weight = 1.0 if plan.cost.aggregate.name == "sum" else float(len(step.rows))
+        share = len(step.rows) / self.rows_per_epoch
+        phi = float(G.losses.aggregated) * (1.0 if plan.cost.aggregate.name == "sum" else share)
         self.snapshot = replace(
             now,
             theta=theta,
             slots=dict(zip(now.slots, slots, strict=True)),
             step=now.step + 1,
-            cost_sum=now.cost_sum + float(G.cost) * weight,
-            cost_weight=now.cost_weight + weight,
+            cost_sum=now.cost_sum + phi + float(G.penalty) * share,
         )
 
     def finish_epoch(self, seconds: float, total_seconds: float) -> Row:
         """Score the epoch that has just ended, after `seconds` for it; returns its row of the history."""
         now, plan = self.snapshot, self.plan
         epoch = now.step // self.steps_per_epoch
-        total = plan.cost.aggregate.name == "sum"
         row: Row = {"epoch": epoch, "step": now.step}
-        row["train_cost"] = score = now.cost_sum if total else now.cost_sum / now.cost_weight
+        row["train_cost"] = score = now.cost_sum
         row["learning_rate"] = self.step(now.step - 1).learning_rate
         if self.validation is not None:
             y_hat, row["valid_cost"] = self.evaluate(self.validation)
@@ -235,7 +254,7 @@ class Training:
                 score = self.metric(plan.cost.loss, y_hat, self.validation.y, self.validation.s)
                 row[f"valid_{plan.monitor}"] = score
         row["seconds"] = total_seconds
-        row["rows_per_second"] = self.steps_per_epoch * plan.rows_per_step(self.N) / max(seconds, 1e-9)
+        row["rows_per_second"] = self.rows_per_epoch / max(seconds, 1e-9)
         if not np.isfinite(score):
             what = f"the training cost of epoch {epoch} is {score}"
             if self.validation is not None:
@@ -249,7 +268,6 @@ class Training:
         self.snapshot = replace(
             now,
             cost_sum=0.0,
-            cost_weight=0.0,
             history=(*now.history, row),
             reference=score if fell else now.reference,
             stale=0 if fell else now.stale + 1,
@@ -307,14 +325,7 @@ class Training:
 
 def evaluate(architecture: Architecture, theta: Array, data: Data, cost: Cost) -> tuple[Array, float]:
     """ŷ (N, n_L) and the cost C of θ on a data set."""
-    parts = [forward(architecture, theta, data.X[i : i + PREDICT_ROWS]) for i in range(0, len(data.X), PREDICT_ROWS)]
-    values = parts[0]
-    if len(parts) > 1:
-        values = replace(
-            parts[0],
-            z=[None, np.concatenate([part.logits for part in parts])],
-            a=[np.concatenate([part.y_hat for part in parts])],
-        )
+    values = predict(architecture, theta, data.X)
     losses = cost.losses(architecture.output_activation, values, data.y, data.s, float(data.s.mean()))
     return values.y_hat, float(losses.aggregated + cost.penalty.value(architecture, theta))
 
@@ -323,7 +334,11 @@ def clip(g: Array, norm: float | None) -> Array:
     """g scaled down to the Euclidean norm `norm` where it is longer (Pascanu, Mikolov & Bengio 2013)."""
     if norm is None:
         return g
-    length = float(np.sqrt(np.dot(g, g)))
+    length = float(np.linalg.norm(g.astype(np.float64)))
+    if not np.isfinite(length):  # the squares overflow, the direction does not
+        g = g / np.abs(g).max()
+        length = float(np.linalg.norm(g))
+        return g * g.dtype.type(norm / length)
     return g * g.dtype.type(norm / length) if length > norm else g
 
 
@@ -347,7 +362,17 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
     spent = training.snapshot.seconds
     try:
         with np.errstate(all="ignore"):  # finiteness is checked explicitly at every step
-            while training.snapshot.step < last_step:
+            while True:
+                if training.unscored:
+                    now = time.perf_counter()
+                    row = training.finish_epoch(now - epoch_begun, spent + now - begun)
+                    epoch_begun = time.perf_counter()
+                    if on_epoch is not None and on_epoch(row):
+                        return "callback"
+                if plan.patience is not None and training.snapshot.stale >= plan.patience:
+                    return "patience"
+                if training.snapshot.step >= last_step:
+                    return "epochs"
                 now = time.perf_counter()
                 if plan.time_limit is not None and spent + now - begun > plan.time_limit:
                     return "time"
@@ -357,16 +382,6 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                 if on_progress is not None and now - told > 0.1:
                     told = now
                     on_progress(training.snapshot.step / training.steps_per_epoch)
-                if training.snapshot.step % training.steps_per_epoch:
-                    continue
-                now = time.perf_counter()
-                row = training.finish_epoch(now - epoch_begun, spent + now - begun)
-                epoch_begun = time.perf_counter()
-                if on_epoch is not None and on_epoch(row):
-                    return "callback"
-                if plan.patience is not None and training.snapshot.stale >= plan.patience:
-                    return "patience"
-            return "epochs"
     except KeyboardInterrupt:
         return "interrupted"
     finally:

@@ -16,7 +16,13 @@ from ..formulas.record import Record, default_parameters, find
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Record):
-    """A learning-rate schedule; `make(epoch, epochs, **parameters)` returns the factor."""
+    """A learning-rate schedule; `make(epoch, epochs, **parameters)` returns the factor.
+
+    Attributes:
+        planned: whether the factor depends on the planned number of epochs.
+    """
+
+    planned: bool = True
 
     def factor(self, epoch: float, epochs: int) -> float:
         """The factor of the learning rate at a moment of the training."""
@@ -29,26 +35,28 @@ class Schedule(Record):
                 raise ParameterError(f"{self.name}: expected {name} above 0, got {value:g}.")
 
 
-def schedule(formula: str = "", source: str = "") -> Callable[[Callable[..., float]], Schedule]:
+def schedule(
+    formula: str = "", source: str = "", *, planned: bool = True
+) -> Callable[[Callable[..., float]], Schedule]:
     """Make a `Schedule` of a function (epoch, epochs, **parameters) → factor; its name is the function's."""
 
     def build(make: Callable[..., Any]) -> Schedule:
-        return Schedule(make.__name__, make, formula, source, default_parameters(make))
+        return Schedule(make.__name__, make, formula, source, default_parameters(make), planned)
 
     return build
 
 
-@schedule("1")
+@schedule("1", planned=False)
 def constant(epoch: float, epochs: int) -> float:
     return 1.0
 
 
-@schedule("factor**floor(epoch / every)")
+@schedule("factor**floor(epoch / every)", planned=False)
 def step(epoch: float, epochs: int, every: float = 10.0, factor: float = 0.5) -> float:
     return factor ** math.floor(epoch / every)
 
 
-@schedule("1 / (1 + rate·epoch)", "Robbins & Monro 1951")
+@schedule("1 / (1 + rate·epoch)", "Robbins & Monro 1951", planned=False)
 def inverse_time(epoch: float, epochs: int, rate: float = 1.0) -> float:
     return 1 / (1 + rate * epoch)
 
@@ -63,7 +71,7 @@ def cosine(epoch: float, epochs: int) -> float:
     return _half_wave(epoch / epochs)
 
 
-@schedule("min(1, epoch / length)", "Goyal et al. 2017")
+@schedule("min(1, epoch / length)", "Goyal et al. 2017", planned=False)
 def warmup(epoch: float, epochs: int, length: float = 5.0) -> float:
     return min(1.0, epoch / length)
 

@@ -7,11 +7,13 @@ import math
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..errors import ModelFileError
+from .errors import ModelFileError
 
 
-def from_plain(kind: Any, value: object, where: str) -> Any:
-    """`value` as a `kind`: a dataclass, a Literal, tuple[X, ...], X | None, str, bool, int or (finite) float.
+def from_plain(kind: Any, value: object, where: str, infinite: bool = False) -> Any:
+    """`value` as a `kind`: a dataclass, a Literal, tuple[X, ...], dict[str, X], X | None, str, bool, int or float.
+
+    Floats are finite, unless `infinite`, with which "inf", "-inf" and "nan" stand for what JSON lacks.
 
     Raises:
         ModelFileError: another type, a missing or unknown entry, a number that is not finite.
@@ -21,19 +23,25 @@ def from_plain(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, dict) or value.keys() != hints.keys():
             got = sorted(map(str, value)) if isinstance(value, dict) else value
             raise ModelFileError(f"{where}: expected the entries {sorted(hints)}, got {got!r}.")
-        return kind(**{key: from_plain(hint, value[key], f"{where}.{key}") for key, hint in hints.items()})
+        return kind(**{key: from_plain(hint, value[key], f"{where}.{key}", infinite) for key, hint in hints.items()})
     if get_origin(kind) is UnionType or get_origin(kind) is Union:
         (some,) = (part for part in get_args(kind) if part is not NoneType)
-        return None if value is None else from_plain(some, value, where)
+        return None if value is None else from_plain(some, value, where, infinite)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise ModelFileError(f"{where}: expected a list, got {value!r}.")
-        return tuple(from_plain(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(from_plain(get_args(kind)[0], item, f"{where}[{i}]", infinite) for i, item in enumerate(value))
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ModelFileError(f"{where}: expected named values, got {value!r}.")
+        return {key: from_plain(get_args(kind)[1], item, f"{where}.{key}", infinite) for key, item in value.items()}
     if get_origin(kind) is Literal:
         if not isinstance(value, str) or value not in get_args(kind):
             raise ModelFileError(f"{where}: expected one of {', '.join(get_args(kind))}, got {value!r}.")
     elif kind is float and type(value) is int:
-        return float(value)
+        return value
+    elif kind is float and infinite and value in ("inf", "-inf", "nan"):
+        return float(str(value))
     elif type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         finite = "finite " if kind is float else ""
         raise ModelFileError(f"{where}: expected a {finite}{kind.__name__}, got {value!r}.")

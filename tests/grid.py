@@ -183,7 +183,7 @@ class Case:
 def build(row: Mapping[str, Any], seed: int = 0) -> Case:
     """The case of a row of settings, with random numbers of a seed.
 
-    Parameters are drawn until every |z| is moderate (exp and square, stacked, overflow). ReLU and step reach the end
+    Parameters are drawn until every |z| and |ŷ| is moderate (exp and square, stacked, overflow). ReLU and step reach the end
     of their range, where a loss on probabilities or counts is infinite: there parameters are drawn until every
     prediction lies inside, and the output layer keeps its bias.
     """
@@ -222,7 +222,7 @@ def build(row: Mapping[str, Any], seed: int = 0) -> Case:
             last.b[...] += 2.0
         with np.errstate(over="ignore", invalid="ignore"):
             values = forward(A, theta, X, masks, keep="all")
-        moderate = all(np.abs(z).max() < LARGEST for z in values.z[1:] if z is not None)
+        moderate = all(np.abs(z).max() < LARGEST for z in [*values.z[1:], values.y_hat] if z is not None)
         if moderate and not (at_the_edge and values.y_hat.min() < 0.05):
             return Case(A, theta, X, y, cost, s, mean_weight, masks)
     raise RuntimeError(f"no suitable parameters found for {row}")

@@ -245,7 +245,7 @@ def test_own_validation_and_test_files(run):
 
 def test_weights_move_the_fit(run):
     """Two groups of rows with the same input and different targets: the heavier one draws the prediction."""
-    rows = [["x", "y", "w"]] + [[i % 10, 1.0 if i % 2 else 0.0, 9 if i % 2 else 1] for i in range(0, 400)]
+    rows = [["x", "y", "w"]] + [[i % 10, 1.0 if i % 2 else 0.0, 9 if i % 2 else 1] for i in range(400)]
     rows[1:] = [[row[0] // 2, *row[1:]] for row in rows[1:]]
     path = write_csv("w.csv", rows)
     run("train", path, "-t", "y", "--task", "regression", "--weight", "w", "--epochs", 60, "--out", "m")
@@ -376,7 +376,7 @@ def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path):
     rows = [json.loads(line) for line in lines] + [json.loads(line) for line in rest[:-1]]
     assert result["ended_by"] == "interrupted" and result["epochs"] == len(rows)
     assert result["best_epoch"] == min(rows, key=lambda row: (row["valid_rmse"], -row["epoch"]))["epoch"]
-    assert cli_model("m").network.P == result["parameters"]
+    assert result["parameters"] == cli_model("m").network.P
 
 
 def test_demo_learns_and(run):

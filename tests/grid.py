@@ -183,9 +183,9 @@ class Case:
 def build(row: Mapping[str, Any], seed: int = 0) -> Case:
     """The case of a row of settings, with random numbers of a seed.
 
-    Parameters are drawn until every |z| and |ŷ| is moderate (exp and square, stacked, overflow). ReLU and step reach the end
-    of their range, where a loss on probabilities or counts is infinite: there parameters are drawn until every
-    prediction lies inside, and the output layer keeps its bias.
+    Parameters are drawn until every |z| and |ŷ| is moderate (exp and square, stacked, overflow). ReLU and step reach
+    the end of their range, where a loss on probabilities or counts is infinite: there parameters are drawn until
+    every prediction lies inside, and the output layer keeps its bias.
     """
     output, loss = row["output"], losses.CATALOGUE[row["loss"]]
     at_the_edge = output in ("relu", "step") and loss.prediction[0] == 0

@@ -223,9 +223,16 @@ def build(row: Mapping[str, Any], seed: int = 0) -> Case:
         with np.errstate(over="ignore", invalid="ignore"):
             values = forward(A, theta, X, masks, keep="all")
         moderate = all(np.abs(z).max() < LARGEST for z in [*values.z[1:], values.y_hat] if z is not None)
-        if moderate and not (at_the_edge and values.y_hat.min() < 0.05):
-            return Case(A, theta, X, y, cost, s, mean_weight, masks)
+        case = Case(A, theta, X, y, cost, s, mean_weight, masks)
+        if moderate and not (at_the_edge and values.y_hat.min() < 0.05) and finite(case):
+            return case
     raise RuntimeError(f"no suitable parameters found for {row}")
+
+
+def finite(case: Case) -> bool:
+    """Whether the cost is finite: a prediction of exactly 0 has an infinite logarithm, and no gradient to check."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return math.isfinite(case.value(case.theta))
 
 
 def targets(rng: np.random.Generator, kind: str, outputs: int) -> np.ndarray:

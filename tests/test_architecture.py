@@ -31,6 +31,8 @@ ORDER = [  # a module may import from the groups before its own
     ["core.architecture"],
     ["core.cost"],
     ["core.backward"],
+    ["inspection.jacobians", "inspection.curvature", "inspection.paths"],
+    ["inspection.trace"],
     ["training.optimizers", "training.schedules", "training.metrics"],
     ["training.loop"],
     ["files"],
@@ -43,7 +45,7 @@ ORDER = [  # a module may import from the groups before its own
     ["cli.*"],
 ]
 TABLES_MAY_USE = {"errors", "arrays", "counter", "disk", "plain"}
-EMPTY = {"formulas", "core", "training", "tables"}  # packages that only say what they hold
+EMPTY = {"formulas", "core", "inspection", "training", "tables"}  # packages that only say what they hold
 
 HEAVY = ["scipy", "sklearn", "matplotlib", "torch", "pyarrow", "numba", "pandas", "typer", "rich", "safetensors"]
 

@@ -21,6 +21,8 @@ from .errors import DivergenceError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
+from .inspection import curvature
+from .inspection.trace import Trace, trace
 from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
@@ -217,6 +219,50 @@ class Network:
             G = gradient(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()))
         parts = dict(enumerate(self.architecture.views(G.theta), 1))
         return Gradients(float(G.cost), G.theta, {n: p.W for n, p in parts.items()}, {n: p.b for n, p in parts.items()})
+
+    # -- inspection ---------------------------------------------------------------------------------------------
+
+    def trace(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
+    ) -> Trace:
+        """Everything that one forward and one backward pass compute; arguments and errors are those of `fit`."""
+        cost = make_cost("trace", self.architecture.output_activation, **options)
+        data = self._data("trace", cost, X, y, sample_weight)
+        with np.errstate(all="ignore"):
+            return trace(self.architecture, self._theta.copy(), *data[:2], cost, data.s, float(data.s.mean()))
+
+    def curvature_product(
+        self,
+        direction: npt.ArrayLike,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        kind: curvature.Kind = "hessian",
+        sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
+    ) -> Array:
+        """H v (P,) with the cost's Hessian, or its Gauss-Newton matrix (`kind="gauss_newton"`), for a v (P,).
+
+        Raises:
+            ShapeError: the direction is not of length P.
+            ParameterError: another kind. Else as `fit`.
+        """
+        if kind not in ("hessian", "gauss_newton"):
+            raise ParameterError(f"curvature_product: expected kind 'hessian' or 'gauss_newton', got {kind!r}.")
+        v = check_matrix("curvature_product", "direction", direction, 1, self.dtype)[:, 0]
+        if len(v) != self.P:
+            raise ShapeError(f"curvature_product: expected a direction of length {self.P}, got {len(v)}.")
+        cost = make_cost("curvature_product", self.architecture.output_activation, **options)
+        data = self._data("curvature_product", cost, X, y, sample_weight)
+        with np.errstate(all="ignore"):
+            return curvature.product(
+                self.architecture, self._theta, v, *data[:2], cost, data.s, float(data.s.mean()), kind=kind
+            )
 
     # -- training -----------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class Penalty:
             if not 0 <= value < np.inf:
                 raise ParameterError(f"Penalty: expected {name} of at least 0, got {value!r}.")
 
-    def _chosen(self, architecture: Architecture) -> Array:
+    def chosen(self, architecture: Architecture) -> Array:
         """1 for the parameters that the penalty acts on, 0 for the others; (P,)."""
         both = (1.0, 1.0 if self.biases else 0.0)
         return architecture.spread([both] * len(architecture.layers), np.dtype(np.float64))
@@ -42,13 +42,13 @@ class Penalty:
         if not (self.l1 or self.l2):
             return theta.dtype.type(0)
         xp, _ = namespace(theta)
-        chosen = theta[self._chosen(architecture) > 0]
+        chosen = theta[self.chosen(architecture) > 0]
         return self.l1 * xp.abs(chosen).sum() + 0.5 * self.l2 * (chosen @ chosen)
 
     def add_gradient(self, architecture: Architecture, theta: Array, gradient: Array) -> None:
         """Add ∂R/∂θ to a gradient (P,); the subgradient of |w| at 0 is 0."""
         if self.l1 or self.l2:
-            chosen = self._chosen(architecture).astype(theta.dtype)
+            chosen = self.chosen(architecture).astype(theta.dtype)
             gradient += chosen * (self.l1 * np.sign(theta) + self.l2 * theta)
 
 
@@ -130,6 +130,26 @@ class Cost:
         if pair is not None:
             return self.seed(dC_dL, y) * pair.derivative(values.logits, self.smooth(y))
         return g.backward(self.dC_da(values.y_hat, y, dC_dL), values.logits, values.y_hat)
+
+    def tangent_of_dC_dz(
+        self, g: Activation, values: Values, y: Array, dC_dL: Array, R_z: Array, R_y_hat: Array, exact: bool
+    ) -> Array:
+        """R{δ} of the output layer (N, n_L), where z and ŷ change by R{z} and R{ŷ}; without `exact` as if g were affine.
+
+        Of a fused pair the loss is one of z, so Gauss-Newton (`exact=False`) splits at the logits.
+        """
+        pair, z, a = on_logits(g, self.loss), values.logits, values.y_hat
+        loss, at, R_at = (self.loss, a, R_y_hat) if pair is None else (pair, z, R_z)
+        slope = loss.derivative(at, self.smooth(y))
+        curved = loss.second_derivative(at, self.smooth(y))
+        bent = (curved @ R_at[..., None])[..., 0] if curved.ndim == 3 else curved * R_at
+        outputs = y.shape[1] if self.average_outputs else 1
+        R_dC_dL = self.aggregate.hessian_times(dC_dL, (slope * R_at).sum(axis=1) / outputs)
+        R_dC_dat = self.seed(R_dC_dL, y) * slope + self.seed(dC_dL, y) * bent
+        if pair is not None:
+            return R_dC_dat
+        R_delta = g.backward(R_dC_dat, z, a)
+        return R_delta + g.backward_tangent(self.dC_da(a, y, dC_dL), z, a, R_z) if exact else R_delta
 
 
 class CostOptions(TypedDict, total=False):

@@ -60,6 +60,14 @@ class Layer(Protocol):
         """Write ∂C/∂W and ∂C/∂b, summed over the samples, into `into`."""
         ...
 
+    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
+        """Each sample's part of ∂C/∂W and ∂C/∂b, (…, shape of W) and (…, n_l), before the sum; any leading axes."""
+        ...
+
+    def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
+        """‖∂Cᵢ/∂W‖² + ‖∂Cᵢ/∂b‖² of each sample (N,), without building them."""
+        ...
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -165,6 +173,14 @@ class Dense:
         if b is not None:
             dC_dz.sum(axis=0, out=b)
 
+    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
+        W = dC_dz[..., :, None] * (self.factor * a_prev)[..., None, :]
+        return Parameters(W, dC_dz if self.bias else None)
+
+    def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
+        squares = self.factor**2 * np.einsum("ij,ij->i", a_prev, a_prev) + (1 if self.bias else 0)
+        return np.einsum("ij,ij->i", dC_dz, dC_dz) * squares
+
     def __str__(self) -> str:
         return f"Dense {self.inputs or '?'} → {self.units}, {self.activation}"
 
@@ -226,6 +242,12 @@ class Scale:
         assert into.W is not None
         (dC_dz * a_prev).sum(axis=0, out=into.W)
 
+    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
+        return Parameters(dC_dz * a_prev, None)
+
+    def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
+        return ((dC_dz * a_prev) ** 2).sum(axis=1)
+
     def __str__(self) -> str:
         return f"Scale {self.inputs or '?'}"
 
@@ -274,6 +296,12 @@ class Dropout:
 
     def gradients(self, dC_dz: Array, a_prev: Array, into: Parameters) -> None:
         pass
+
+    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
+        return Parameters(None, None)
+
+    def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
+        return np.zeros(len(dC_dz), dC_dz.dtype)
 
     def __str__(self) -> str:
         return f"Dropout {self.rate:g}"

@@ -26,7 +26,8 @@ class Activation(Record):
         range: the open interval in which the values lie (limits may be reached by rounding).
         kinks: where g′ jumps; there the record's convention holds.
         rowwise: False: elementwise, `make` returns (g, g′, g″). True: over rows of n units, `make` returns
-            (g, matrix, contract): matrix(z, a) → (N, n, n), contract(dC_da, z, a) → dC_dz (N, n).
+            (g, matrix, contract, contract_tangent): matrix(z, a) → γ (N, n, n), contract(dC_da, z, a) → dC_dz (N, n),
+            contract_tangent(dC_da, z, a, R_a) → the part of R{dC_dz} that the change R_a of a brings (N, n).
     """
 
     range: tuple[float, float] = (-INFINITY, INFINITY)
@@ -56,6 +57,18 @@ class Activation(Record):
         if self.rowwise:
             return self.on(z)[2](dC_da, z, a)
         return dC_da * self.on(z)[1](z, a)
+
+    def tangent(self, R_z: Array, z: Array, a: Array) -> Array:
+        """R{a} = γ R{z}, (N, n): how a changes where z changes by R{z}."""
+        if self.rowwise:
+            return (self.on(z)[1](z, a) @ R_z[..., None])[..., 0]
+        return R_z * self.on(z)[1](z, a)
+
+    def backward_tangent(self, dC_da: Array, z: Array, a: Array, R_z: Array) -> Array:
+        """What `backward` changes by, for the same ∂C/∂a, where z changes by R{z}: g″ ⊙ R{z} ⊙ ∂C/∂a, (N, n)."""
+        if self.rowwise:
+            return self.on(z)[3](dC_da, z, a, self.tangent(R_z, z, a))
+        return dC_da * self.on(z)[2](z, a) * R_z
 
 
 def activation(
@@ -345,7 +358,10 @@ def softmax(xp: Any, real: Any) -> tuple[Function, ...]:
     def contract(dC_da, z, a):
         return a * (dC_da - xp.row_sum(dC_da * a))
 
-    return g, matrix, contract
+    def contract_tangent(dC_da, z, a, R_a):
+        return R_a * (dC_da - xp.row_sum(dC_da * a)) - a * xp.row_sum(dC_da * R_a)
+
+    return g, matrix, contract, contract_tangent
 
 
 CATALOGUE = {

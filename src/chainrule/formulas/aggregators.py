@@ -29,6 +29,11 @@ class Aggregator(Record):
 
     additive: bool = False
 
+    def hessian_times(self, dC_dL: Array, R_L: Array) -> Array:
+        """∇²φ R{L} (N,), from ∇φ: t (w ⊙ R{L} − w (w · R{L})) of the tilted mean, 0 of the others almost everywhere."""
+        t = dict(self.parameters).get("t", 0.0)
+        return t * dC_dL * (R_L - dC_dL @ R_L)
+
     def value_and_gradient(self, L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
         """(φ, ∂φ/∂L (N,))."""
         return self.make(L, s, mean_weight, **dict(self.parameters))

@@ -1,0 +1,1 @@
+"""Inspection: everything that training computes and more, as values; nothing here changes a network."""

@@ -1,0 +1,313 @@
+"""The trace: one forward and one backward pass that keep everything, as values with addresses.
+
+It is the loops of training with nothing let go. Making it twice gives the same; it changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from ..arrays import Array
+from ..core.architecture import Architecture, Masks, Values, forward
+from ..core.backward import Gradient, backward
+from ..core.cost import Cost, Penalty
+from ..core.layers import Layer, Parameters
+from ..errors import ParameterError
+from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, refuse_large, transposed
+from .paths import Path, largest
+
+Target = Literal["W", "b", "a", "z", "x"]
+
+
+@dataclass(frozen=True, repr=False)
+class LayerTrace:
+    """Everything about one layer, read-only arrays. Shapes: N samples, n_l units, n_{l-1} inputs.
+
+    Attributes:
+        number, layer: l, and the layer's record.
+        W, b: its parameters (None where it has none).
+        a_prev (N, n_{l-1}), z (N, n_l), a (N, n_l): the forward pass.
+        da_dz: γ, (N, n_l), or (N, n_l, n_l) of an activation that works on rows.
+        dC_da, dC_dz (N, n_l): ∂C/∂a, and δ = ∂C/∂z. They contain ∇φ.
+        dC_da_prev (N, n_{l-1}): what the layer hands on.
+        dC_dW, dC_db: the gradients without the penalty's part, summed over the samples.
+        mask: of a dropout layer, where one was given.
+    """
+
+    number: int
+    layer: Layer
+    W: Array | None
+    b: Array | None
+    a_prev: Array
+    z: Array
+    a: Array
+    da_dz: Array
+    dC_da: Array
+    dC_dz: Array
+    dC_da_prev: Array
+    dC_dW: Array | None
+    dC_db: Array | None
+    mask: Array | None
+
+    @cached_property
+    def D(self) -> Array:
+        """D = ∂a/∂a_prev (N, n_l, n_{l-1}): diag(γ) W for elementwise activations (001 §3.1)."""
+        n = self.layer.outputs
+        rows = np.broadcast_to(np.eye(n, dtype=self.z.dtype), (len(self.z), n, n))
+        by_z = self.layer.g.backward(rows, self.z[:, None, :], self.a[:, None, :])
+        mask = None if self.mask is None else np.repeat(self.mask, n, axis=0)
+        flat = self.layer.backward(by_z.reshape(-1, n), Parameters(self.W, self.b), mask)
+        return flat.reshape(len(self.z), n, -1)
+
+    def per_sample(self, limit: int = LIMIT) -> Parameters:
+        """Each sample's part of ∂C/∂W (N, …shape of W) and ∂C/∂b (N, n_l): δᵢ ⊗ a_prevᵢ. They sum to dC_dW, dC_db.
+
+        Raises:
+            ParameterError: it would take more than `limit` bytes.
+        """
+        shape = (len(self.z), *(self.layer.W_shape or ()))
+        refuse_large(
+            f"Per-sample gradients of layer {self.number}", int(np.prod(shape)) * self.z.itemsize, shape, limit
+        )
+        return self.layer.per_sample(self.dC_dz, self.a_prev)
+
+    def __repr__(self) -> str:
+        return f"layer {self.number} ({self.layer})\n" + "\n".join(f"  {line}" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for name in ("a_prev", "W", "b", "z", "da_dz", "a", "dC_da", "dC_dz", "dC_dW", "dC_db", "dC_da_prev"):
+            value = getattr(self, name)
+            if value is not None:
+                yield f"{name:<11}{' × '.join(map(str, value.shape)):<14}{_short(value)}"
+
+
+def _short(value: Array) -> str:
+    """A small array whole, a large one by its range."""
+    if value.size <= 6:
+        return np.array2string(value, precision=4, suppress_small=False, separator=", ").replace("\n", "")
+    return f"from {value.min():.4g} to {value.max():.4g}, mean {value.mean():.4g}"
+
+
+@dataclass(frozen=True, repr=False)
+class Trace:
+    """Everything that one forward and one backward pass compute.
+
+    Attributes:
+        X (N, n_0), y (N, n_L), s (N,): inputs, targets and sample weights. P: the number of parameters.
+        layers: the layers' traces; `trace.layers[l - 1]` is layer l, and so is `trace[l]`.
+        loss_per_output (N, n_L): ℒ. loss (N,): L. dC_dL (N,): ∇φ. penalty: R. cost: C.
+        dC_dtheta (P,): the whole gradient, with the penalty's part.
+        architecture, theta, cost_record, values, masks: what it was made of.
+    """
+
+    X: Array
+    y: Array
+    s: Array
+    layers: tuple[LayerTrace, ...]
+    loss_per_output: Array
+    loss: Array
+    dC_dL: Array
+    penalty: float
+    cost: float
+    dC_dtheta: Array
+    architecture: Architecture
+    theta: Array
+    cost_record: Cost
+    values: Values
+    masks: Masks | None
+
+    @property
+    def y_hat(self) -> Array:
+        """ŷ (N, n_L)."""
+        return self.layers[-1].a
+
+    def __getitem__(self, address: int | str) -> Any:
+        """A layer by its number, or an array by its address, such as "layers[1].dC_dW" or "loss".
+
+        Raises:
+            ParameterError: there is no such layer or array.
+        """
+        if isinstance(address, str):
+            found = re.fullmatch(r"(?:layers\[(\d+)\]\.)?(\w+)", address)
+            owner = self[int(found[1])] if found and found[1] else self
+            if found is None or found[2].startswith("_") or not hasattr(owner, found[2]):
+                raise ParameterError(f"Trace: expected an address such as 'layers[1].dC_dW', got {address!r}.")
+            return getattr(owner, found[2])
+        L = len(self.layers)
+        if isinstance(address, bool) or not isinstance(address, int | np.integer) or not 1 <= address <= L:
+            raise ParameterError(f"Trace: expected a layer from 1 to {L}, got {address!r}.")
+        return self.layers[address - 1]
+
+    # -- derivatives of outputs -----------------------------------------------------------------------------------
+
+    def jacobian(
+        self,
+        of: Of = "a",
+        wrt: Target = "x",
+        layer: int | None = None,
+        of_layer: int | None = None,
+        *,
+        full: bool = False,
+        layout: Layout = "numerator",
+        limit: int = LIMIT,
+    ) -> Array | CompactJacobian:
+        """∂of/∂wrt of every sample, in closed form: the `of` ("a" or "z") of `of_layer`, by default the last one,
+        by the "W", "b", "a" or "z" of `layer`, or by the input "x".
+
+        Shapes in numerator layout: by W the compact pair, or with `full` the tensor (N, n_m, n_l, n_{l-1}); by all
+        others (N, n_m, n_l). Denominator layout has the axis of the outputs last.
+
+        Raises:
+            ParameterError: a layer that does not exist or comes after `of_layer`, a layer without W or b, a step
+                function on the way, or a tensor larger than `limit` bytes.
+        """
+        upper = len(self.layers) if of_layer is None else self[of_layer].number
+        if wrt not in ("W", "b", "a", "z", "x") or of not in ("a", "z"):
+            raise ParameterError(f"Jacobian: expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got {of!r} by {wrt!r}.")
+        if wrt == "x" or (wrt == "a" and layer == 0):
+            lower, kind = 0, "a"
+        else:
+            if layer is None:
+                raise ParameterError(f"Jacobian: expected the layer of {wrt}, got none. Pass layer=1, for instance.")
+            lower, kind = self[layer].number, "a" if wrt == "a" else "z"
+        self._check_passable(lower + (kind == "a"), upper if of == "a" else upper - 1)
+        by = between(self.architecture, self.theta, self.values, of, upper, kind, lower, self.masks)  # type: ignore[arg-type]
+        if wrt not in ("W", "b"):
+            return transposed(by, layout)
+        here = self[lower]
+        if (here.W if wrt == "W" else here.b) is None:
+            raise ParameterError(f"Jacobian: expected a layer with {wrt}, got {self.architecture.describe(lower)}.")
+        if wrt == "b":
+            return transposed(by, layout)
+        if len(here.layer.W_shape) == 1:  # one factor for each unit: z_p depends on W_p alone
+            return transposed(here.layer.per_sample(by, here.a_prev[:, None, :]).W, layout)
+        pair = CompactJacobian(by, getattr(here.layer, "factor", 1.0) * here.a_prev)
+        return transposed(pair.full(limit), layout) if full or layout == "denominator" else pair
+
+    def paths(self, layer: int, index: tuple[int, int], output: int = 0, sample: int = 0, k: int = 5) -> list[Path]:
+        """The k largest paths from the weight `index` = (p, q) of a dense layer to an output, for one sample.
+
+        Their values are parts of the Jacobian's entry ∂aᴸ_v/∂Wˡ_pq.
+
+        Raises:
+            ParameterError: an index outside its layer, or a layer without a matrix W.
+        """
+        here: LayerTrace = self[layer]
+        if here.W is None or here.W.ndim != 2:
+            raise ParameterError(f"Paths: expected a dense layer, got {self.architecture.describe(layer)}.")
+        for name, value, size in (
+            ("row of W", index[0], here.W.shape[0]),
+            ("column of W", index[1], here.W.shape[1]),
+            ("output", output, self.architecture.outputs),
+            ("sample", sample, len(self.X)),
+        ):
+            if not 0 <= value < size:
+                raise ParameterError(f"Paths: expected a {name} from 0 to {size - 1}, got {value}.")
+        if k < 1:
+            raise ParameterError(f"Paths: expected k of at least 1, got {k}.")
+        if here.layer.g.rowwise:
+            raise ParameterError(f"Paths: expected an elementwise activation in layer {layer}, got {here.layer.g}.")
+        self._check_passable(layer, len(self.layers))
+        p, q = index
+        start = float(here.da_dz[sample, p] * getattr(here.layer, "factor", 1.0) * here.a_prev[sample, q])
+        return largest(start, p, [above.D[sample] for above in self.layers[layer:]], output, k)
+
+    def _check_passable(self, first: int, last: int) -> None:
+        for number in range(max(first, 1), last + 1):
+            if self.architecture.layers[number - 1].g.name == "step":
+                raise ParameterError(
+                    f"Derivative through {self.architecture.describe(number)}: step is flat, its derivative is 0 "
+                    "wherever it exists, so training cannot pass it. Use sigmoid or another activation there."
+                )
+
+    # -- gradients of single samples ------------------------------------------------------------------------------
+
+    def per_sample_gradients(self, limit: int = LIMIT) -> Array:
+        """Each sample's part of the cost's gradient, (N, P), without the penalty; the rows sum to the rest.
+
+        Raises:
+            ParameterError: it would take more than `limit` bytes.
+        """
+        shape = (len(self.X), self.architecture.P)
+        refuse_large("Per-sample gradients", shape[0] * shape[1] * self.theta.itemsize, shape, limit)
+        result = np.empty(shape, self.theta.dtype)
+        for here, places in zip(self.layers, self.architecture.places, strict=True):
+            for place, part in zip(places, here.layer.per_sample(here.dC_dz, here.a_prev), strict=True):
+                if place is not None and part is not None:
+                    result[:, place] = part.reshape(len(self.X), -1)
+        return result
+
+    def per_sample_norms(self) -> Array:
+        """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them:
+        ‖gᵢ‖² = Σ_l ‖δᵢˡ‖² (‖aᵢˡ⁻¹‖² + 1 with a bias)."""
+        squares = [here.layer.squared_norms(here.dC_dz, here.a_prev) for here in self.layers]
+        return np.sqrt(np.sum(squares, axis=0))
+
+    def __repr__(self) -> str:
+        head = f"Trace of {len(self.X)} samples, loss {self.cost_record.loss}, φ {self.cost_record.aggregate}"
+        lines = [f"{head}: cost {self.cost:.6g}" + (f", of which penalty {self.penalty:.6g}" if self.penalty else "")]
+        lines += [repr(layer) for layer in self.layers]
+        for name in ("loss_per_output", "loss", "dC_dL"):
+            value = getattr(self, name)
+            lines.append(f"{name:<16}{' × '.join(map(str, value.shape)):<12}{_short(value)}")
+        return "\n".join(lines)
+
+
+def trace(
+    architecture: Architecture,
+    theta: Array,
+    X: Array,
+    y: Array,
+    cost: Cost,
+    s: Array,
+    mean_weight: float,
+    masks: Masks | None = None,
+) -> Trace:
+    """The trace of a batch: X (N, n_0), y (N, n_L), s (N,), with the mean weight of the data set that it is from."""
+    values = forward(architecture, theta, X, masks, keep="all")
+    of_data = replace(cost, penalty=Penalty())
+    G: Gradient = backward(architecture, theta, values, y, of_data, s, mean_weight, masks, keep="all")
+    R = cost.penalty.value(architecture, theta)
+    with_penalty = G.theta.copy()
+    cost.penalty.add_gradient(architecture, theta, with_penalty)
+    layers = []
+    for number, layer in enumerate(architecture.layers, 1):
+        p, g = architecture.views(theta)[number - 1], architecture.views(G.theta)[number - 1]
+        a_prev, z, a = values.a[number - 1], values.z[number], values.a[number]
+        dC_da, dC_dz, dC_da_prev = G.dC_da[number], G.dC_dz[number], G.dC_da[number - 1]
+        assert a_prev is not None and z is not None and a is not None
+        assert dC_da is not None and dC_dz is not None and dC_da_prev is not None
+        mask = masks[number - 1] if masks else None
+        arrays = (*p, a_prev, z, a, layer.g.derivative(z, a), dC_da, dC_dz, dC_da_prev, *g, mask)
+        layers.append(LayerTrace(number, layer, *(_read_only(array) for array in arrays)))  # type: ignore[arg-type]
+    return Trace(
+        X=X,
+        y=y,
+        s=s,
+        layers=tuple(layers),
+        loss_per_output=G.losses.per_output,
+        loss=G.losses.per_sample,
+        dC_dL=G.losses.dC_dL,
+        penalty=float(R),
+        cost=float(G.cost + R),
+        dC_dtheta=with_penalty,
+        architecture=architecture,
+        theta=theta,
+        cost_record=cost,
+        values=values,
+        masks=masks,
+    )
+
+
+def _read_only(array: Array | None) -> Array | None:
+    if array is None:
+        return None
+    view = array.view()
+    view.flags.writeable = False
+    return view

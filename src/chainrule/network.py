@@ -21,7 +21,8 @@ from .errors import DivergenceError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
-from .inspection import curvature
+from .inspection import curvature, derivation
+from .inspection.jacobians import Layout
 from .inspection.trace import Trace, trace
 from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
 from .training.optimizers import Optimizer, find_optimizer
@@ -235,6 +236,29 @@ class Network:
         data = self._data("trace", cost, X, y, sample_weight)
         with np.errstate(all="ignore"):
             return trace(self.architecture, self._theta.copy(), *data[:2], cost, data.s, float(data.s.mean()))
+
+    def explain(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        what: derivation.What,
+        layer: int | None = None,
+        index: tuple[int, ...] | int | None = None,
+        *,
+        sample: int | None = None,
+        form: derivation.Form = "row",
+        layout: Layout = "denominator",
+        digits: int = 6,
+        sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
+    ) -> derivation.Derivation:
+        """The derivation of one number, with this network's numbers; see `inspection.derivation.explain`.
+
+        Raises:
+            ParameterError: an index outside its layer, or a derivative that does not exist. Else as `fit`.
+        """
+        t = self.trace(X, y, sample_weight=sample_weight, **options)
+        return derivation.explain(t, what, layer, index, sample=sample, form=form, layout=layout, digits=digits)
 
     def curvature_product(
         self,

@@ -176,7 +176,7 @@ class Trace:
             if layer is None:
                 raise ParameterError(f"Jacobian: expected the layer of {wrt}, got none. Pass layer=1, for instance.")
             lower, kind = self[layer].number, "a" if wrt == "a" else "z"
-        self._check_passable(lower + (kind == "a"), upper if of == "a" else upper - 1)
+        self.check_passable(lower + (kind == "a"), upper if of == "a" else upper - 1)
         by = between(self.architecture, self.theta, self.values, of, upper, kind, lower, self.masks)  # type: ignore[arg-type]
         if wrt not in ("W", "b"):
             return transposed(by, layout)
@@ -213,12 +213,13 @@ class Trace:
             raise ParameterError(f"Paths: expected k of at least 1, got {k}.")
         if here.layer.g.rowwise:
             raise ParameterError(f"Paths: expected an elementwise activation in layer {layer}, got {here.layer.g}.")
-        self._check_passable(layer, len(self.layers))
+        self.check_passable(layer, len(self.layers))
         p, q = index
         start = float(here.da_dz[sample, p] * getattr(here.layer, "factor", 1.0) * here.a_prev[sample, q])
         return largest(start, p, [above.D[sample] for above in self.layers[layer:]], output, k)
 
-    def _check_passable(self, first: int, last: int) -> None:
+    def check_passable(self, first: int, last: int) -> None:
+        """Raise ParameterError where a step function lies in the layers `first` … `last`."""
         for number in range(max(first, 1), last + 1):
             if self.architecture.layers[number - 1].g.name == "step":
                 raise ParameterError(

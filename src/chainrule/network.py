@@ -22,6 +22,8 @@ from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
 from .inspection import curvature, derivation
+from .inspection.collapse import collapse
+from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import Layout
 from .inspection.trace import Trace, trace
 from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
@@ -259,6 +261,23 @@ class Network:
         """
         t = self.trace(X, y, sample_weight=sample_weight, **options)
         return derivation.explain(t, what, layer, index, sample=sample, form=form, layout=layout, digits=digits)
+
+    def collapse(self) -> Network:
+        """The same function with every stack of affine layers written as one dense layer (004, appendix A)."""
+        merged = collapse(self.architecture, self._theta)
+        network = Network(self.architecture.inputs, [dense for dense, _, _ in merged], seed=self.seed, dtype=self.dtype)
+        for number, (_, W, b) in enumerate(merged, 1):
+            network.set(number, W=W, b=b)
+        return network
+
+    def graph(self, loss: Loss | str | None = None) -> Graph:
+        """The computation graph of the network and a loss, as data with `dot()` and `svg()` (003 §3, figure 1).
+
+        Raises:
+            ParameterError: an unknown loss, or one that does not fit the output.
+        """
+        cost = make_cost("graph", self.architecture.output_activation, loss=loss)
+        return computation_graph(self.architecture, cost.loss)
 
     def curvature_product(
         self,

@@ -20,6 +20,8 @@ from .core.layers import Dense, Dropout, Layer, Scale
 from .errors import DataError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss
+from .inspection.derivation import Derivation
+from .inspection.derivation import explain as derive
 from .network import Network, Run
 from .plain import from_plain
 from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
@@ -393,3 +395,44 @@ def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgre
         on_epoch=on_epoch,
         on_progress=on_progress,
     )
+
+
+def explain(
+    model: TableModel,
+    row: pa.Table,
+    what: str | None,
+    layer: int | None,
+    index: tuple[int, ...] | None,
+    form: str,
+    layout: str,
+    digits: int,
+) -> tuple[Derivation, list[tuple[str, float, float]]]:
+    """The derivation of a number of one row, and the ten features that move its first output most.
+
+    With several classes "the output" is the unit of the likeliest class. Without a target in the row only "output"
+    can be derived; by default it is the cost where there is a target.
+
+    Raises:
+        DataError, ParameterError: the row, or what is asked of it, cannot be used.
+    """
+    known = all(name in row.column_names for name in model.target.names)
+    if what is None:
+        what = "cost" if known else "output"
+    X = model.encoder.encode(row)
+    unit = int(model.network.predict(X)[0].argmax()) if model.target.task == "multiclass" else 0
+    if known:
+        y = model.target.encode(row)
+        y = np.eye(model.target.units)[y] if model.target.task == "multiclass" else y
+    elif what == "output":
+        loss = find_loss("explain", model.loss)
+        y = np.eye(1, model.target.units) if loss.categorical else np.ones((1, model.target.units))
+    else:
+        raise DataError(f"explain: expected the target {', '.join(model.target.names)} in the table, got none.")
+    place: Any = unit if what == "output" and index is None else index
+    place = place[0] if isinstance(place, tuple) and len(place) == 1 and what != "W" else place
+    t = model.network.trace(X, y, loss=model.loss)
+    derivation = derive(t, what, layer, place, form=form, layout=layout, digits=digits)  # type: ignore[arg-type]
+    slopes = np.asarray(t.jacobian("a", wrt="x"))[0, unit]
+    names = model.encoder.feature_names
+    top = np.argsort(-np.abs(slopes))[:10]
+    return derivation, [(names[j], float(t.X[0, j]), float(slopes[j])) for j in top]

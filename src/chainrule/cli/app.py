@@ -300,6 +300,41 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    model: Model,
+    source: Source,
+    row: Annotated[int, typer.Option(help="Which row, counted from 1.")] = 1,
+    what: Annotated[
+        str | None, typer.Option(help="output, cost, W, b or x (default: cost with a target, else output).")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer of W or b, counted from 1.")] = None,
+    index: Annotated[str | None, typer.Option(help="Of W: unit,input; of b: unit; of x: column. From 0.")] = None,
+    form: Annotated[str, typer.Option(help="Vectors as row or column.")] = "row",
+    layout: Annotated[str, typer.Option(help="Of derivatives: denominator or numerator.")] = "denominator",
+    digits: Annotated[int, typer.Option(help="Significant digits.")] = 6,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, latex or html.")] = "text",
+) -> None:
+    """Derive a number of one row: its output, its cost, or a derivative, factor by factor."""
+    from ..table_model import explain as derive
+    from ..tables.read import read_table
+
+    if format not in ("text", "latex", "html"):
+        raise unknown_name("explain, format", format, ["text", "latex", "html"])
+    loaded = TableModel.load(_model_file(model))
+    table = read_table(source, loaded.text_names)
+    if not 1 <= row <= table.num_rows:
+        raise ParameterError(f"explain: expected a row from 1 to {table.num_rows}, got {row}.")
+    try:
+        place = None if index is None else tuple(int(part) for part in index.split(","))
+    except ValueError:
+        raise ParameterError(f"explain: expected an index such as 0,1, got {index!r}.") from None
+    derivation, moves = derive(loaded, table.slice(row - 1, 1), what, layer, place, form, layout, digits)
+    print(getattr(derivation, format)())
+    if format == "text" and what is None:
+        display.moves(moves)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("chainrule-demo"),
     seed: Annotated[int, typer.Option(help="Of the starting weights.")] = 0,

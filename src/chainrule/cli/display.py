@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,16 @@ def after(problem: Problem, run: Run, result: Mapping[str, Any], folder: Path) -
     if len(run.starts) > 1:
         console.print(f"{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
     console.print(f"Model, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
+
+
+def moves(rows: Sequence[tuple[str, float, float]]) -> None:
+    """The inputs that move the output most: name, value in the network, derivative of the output."""
+    table = Table(title="What moves the output most", title_justify="left", title_style="bold")
+    for name in ("feature", "x", "∂ŷ/∂x"):
+        table.add_column(name, justify="left" if name == "feature" else "right")
+    for name, value, slope in rows:
+        table.add_row(escape(name), f"{value:.4g}", f"{slope:+.4g}")
+    console.print(table)
 
 
 def demo(network: Network, X: Any, y: Any, run: Run, folder: Path) -> None:

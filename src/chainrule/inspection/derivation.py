@@ -38,7 +38,7 @@ from .expression import (
 from .jacobians import Layout
 from .trace import LayerTrace, Trace
 
-What = Literal["W", "b", "x", "cost"]
+What = Literal["W", "b", "x", "cost", "output"]
 Form = Literal["row", "column"]
 SHOWN = 6  # terms of a sum, or elements of a vector, that are written out
 
@@ -130,8 +130,8 @@ def explain(
     layout: Layout = "denominator",
     digits: int = 6,
 ) -> Derivation:
-    """The derivation of ∂C/∂W_pq ("W", index (p, q)), ∂C/∂b_p ("b", p), ∂C/∂x_iq ("x", q, for one sample) or of
-    the cost itself ("cost").
+    """The derivation of ∂C/∂W_pq ("W", index (p, q)), ∂C/∂b_p ("b", p), ∂C/∂x_iq ("x", q, for one sample), of
+    the cost itself ("cost"), or of the prediction alone ("output", the forward pass; index: the unit, 0 by default).
 
     The factors are those of one sample, by default the one with the largest share; the sum over the samples follows.
     `form` writes vectors as rows (z = a Wᵀ + b) or columns (z = W a + b); in `layout` "denominator" ∂C/∂W is shaped
@@ -141,8 +141,8 @@ def explain(
         ParameterError: an index outside its layer, a layer that does not exist or lacks what is asked, or a step
             function on the way.
     """
-    if what not in ("W", "b", "x", "cost"):
-        raise ParameterError(f"explain: expected 'W', 'b', 'x' or 'cost', got {what!r}.")
+    if what not in ("W", "b", "x", "cost", "output"):
+        raise ParameterError(f"explain: expected 'W', 'b', 'x', 'cost' or 'output', got {what!r}.")
     for name, value, known in (("form", form, ("row", "column")), ("layout", layout, ("numerator", "denominator"))):
         if value not in known:
             raise ParameterError(f"explain: expected {name} {known[0]!r} or {known[1]!r}, got {value!r}.")
@@ -153,6 +153,12 @@ def explain(
     w = _Writer(digits, form)
     if what == "cost":
         return Derivation("The cost C", t.cost, (*_forward(t, w, sample or 0), *_cost(t, w, sample or 0)))
+
+    if what == "output":
+        unit = 0 if index is None else index
+        _check_index("output", unit, t.architecture.outputs)
+        y_hat = float(t.y_hat[sample or 0, unit])
+        return Derivation(f"The output ŷ_{unit} of sample {sample or 0}", y_hat, tuple(_forward(t, w, sample or 0)))
 
     number = 1 if what == "x" else layer
     if number is None:
@@ -253,9 +259,9 @@ def _cost(t: Trace, w: _Writer, i: int) -> list[Step]:
     if loss.formula:
         relations.append(equals(Symbol("ℒ"), parse(loss.formula)))
     relations.append(equals(L, added, w.number(t.loss[i])))
-    aggregate = Function(
-        f"φ_{cost.aggregate.name}", (Symbol("L", below="0"), Symbol("…"), Symbol("L", below=str(len(t.loss) - 1)))
-    )
+    first, last = Symbol("L", below="0"), Symbol("L", below=str(len(t.loss) - 1))
+    losses = {1: (first,), 2: (first, last)}.get(len(t.loss), (first, Symbol("…"), last))
+    aggregate = Function(f"φ_{cost.aggregate.name}", losses)
     terms: list[Expression] = [w.number(t.cost - t.penalty)]
     total: list[Expression] = [aggregate]
     if t.penalty:
@@ -265,7 +271,11 @@ def _cost(t: Trace, w: _Writer, i: int) -> list[Step]:
     seed = equals(partial(Symbol("C"), L), Symbol("∇φ", below=str(i)), w.number(t.dC_dL[i]))
     return [
         Step(f"Loss {loss} of sample {i}", tuple(relations), loss.source),
-        Step(f"Cost, φ = {cost.aggregate} of {len(t.loss)} samples", (whole, seed), cost.aggregate.source),
+        Step(
+            f"Cost, φ = {cost.aggregate} of {len(t.loss)} sample{'s' * (len(t.loss) > 1)}",
+            (whole, seed),
+            cost.aggregate.source,
+        ),
     ]
 
 

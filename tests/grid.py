@@ -31,7 +31,7 @@ from chainrule.formulas import activations, aggregators, losses
 COMPLEX_LIMIT, CENTRAL_LIMIT = 1e-10, 1e-6
 ROWS, INPUTS, WIDTH = 5, 3, 3
 STEP = 1e-30
-LARGEST = 30.0
+LARGEST, SMALLEST = 30.0, 1e-4
 
 PENALTIES = {
     "none": Penalty(),
@@ -183,12 +183,13 @@ class Case:
 def build(row: Mapping[str, Any], seed: int = 0) -> Case:
     """The case of a row of settings, with random numbers of a seed.
 
-    Parameters are drawn until every |z| and |ŷ| is moderate (exp and square, stacked, overflow). ReLU and step reach
-    the end of their range, where a loss on probabilities or counts is infinite: there parameters are drawn until
-    every prediction lies inside, and the output layer keeps its bias.
+    Parameters are drawn until every |z| and |ŷ| is moderate (exp and square, stacked, overflow) and no z lies on a
+    kink (without biases, units that are all dead give z = 0). ReLU, step and square reach the end of their range,
+    where a loss on probabilities or counts is infinite: there parameters are drawn until every prediction lies
+    inside, and the output layer keeps its bias.
     """
     output, loss = row["output"], losses.CATALOGUE[row["loss"]]
-    at_the_edge = output in ("relu", "step") and loss.prediction[0] == 0
+    at_the_edge = output in ("relu", "step", "square") and loss.prediction[0] == 0
     kind = row["layers"]
     options = {"bias": kind != "no bias", "ntk": kind == "ntk"}
     layers: list[Any] = [Scale()] if kind == "scale first" else [Dropout(0.4)] if kind == "dropout" else []
@@ -223,16 +224,14 @@ def build(row: Mapping[str, Any], seed: int = 0) -> Case:
         with np.errstate(over="ignore", invalid="ignore"):
             values = forward(A, theta, X, masks, keep="all")
         moderate = all(np.abs(z).max() < LARGEST for z in [*values.z[1:], values.y_hat] if z is not None)
-        case = Case(A, theta, X, y, cost, s, mean_weight, masks)
-        if moderate and not (at_the_edge and values.y_hat.min() < 0.05) and finite(case):
-            return case
+        smooth = all(
+            np.abs(z).min() > SMALLEST
+            for layer, z in zip(A.layers, values.z[1:], strict=True)
+            if layer.g.kinks and z is not None
+        )
+        if moderate and smooth and not (at_the_edge and values.y_hat.min() < 0.05):
+            return Case(A, theta, X, y, cost, s, mean_weight, masks)
     raise RuntimeError(f"no suitable parameters found for {row}")
-
-
-def finite(case: Case) -> bool:
-    """Whether the cost is finite: a prediction of exactly 0 has an infinite logarithm, and no gradient to check."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return math.isfinite(case.value(case.theta))
 
 
 def targets(rng: np.random.Generator, kind: str, outputs: int) -> np.ndarray:
@@ -255,18 +254,23 @@ def targets(rng: np.random.Generator, kind: str, outputs: int) -> np.ndarray:
     return soft
 
 
-def relative(numeric: np.ndarray, analytic: np.ndarray, scale: np.ndarray) -> float:
-    """The largest difference over the length of the gradient (at least 1e-8, where it vanishes); inf for NaN."""
+def relative(numeric: np.ndarray, analytic: np.ndarray, scale: float) -> float:
+    """The largest difference over the length of the gradient, or over what is given; inf for NaN."""
     with np.errstate(invalid="ignore"):
-        error = float(np.abs(numeric - analytic).max()) / max(1e-8, float(np.linalg.norm(scale)))
+        error = float(np.abs(numeric - analytic).max()) / scale
     return error if math.isfinite(error) else math.inf
+
+
+def scale(case: Case, g: np.ndarray, least: float) -> float:
+    """The length of the gradient, and where that vanishes a small part of the cost, which rounding blurs."""
+    return max(float(np.linalg.norm(g)), least * max(1.0, abs(float(case.value(case.theta)))))
 
 
 def complex_error(case: Case, directions: np.ndarray) -> float:
     """The relative error of the gradient along the rows of `directions`, by complex step."""
     g = case.gradient()
     numeric = np.array([np.imag(case.value(case.theta + 1j * STEP * d)) / STEP for d in directions])
-    return relative(numeric, directions @ g, g)
+    return relative(numeric, directions @ g, scale(case, g, 1e-5))
 
 
 def central_error(case: Case, directions: np.ndarray) -> float:
@@ -278,7 +282,7 @@ def central_error(case: Case, directions: np.ndarray) -> float:
             numeric = np.array(
                 [(case.value(case.theta + h * d) - case.value(case.theta - h * d)) / (2 * h) for d in directions]
             )
-        best = min(best, relative(numeric, directions @ g, g))
+        best = min(best, relative(numeric, directions @ g, scale(case, g, 1e-3)))
         if best <= CENTRAL_LIMIT / 10:
             break
     return best

@@ -117,4 +117,4 @@ def test_every_intermediate_derivative(output, loss):
                 moved = tensors[layer].astype(complex)
                 moved[place] += 1e-30j
                 numeric[place] = cost_from(kind, layer, moved).imag / 1e-30
-            assert grid.relative(numeric, found[layer], found[layer]) < 1e-10, (kind, layer)
+            assert grid.relative(numeric, found[layer], np.linalg.norm(found[layer])) < 1e-10, (kind, layer)

@@ -43,46 +43,56 @@ class Graph:
         return "\n".join([*lines, "}"])
 
     def svg(self) -> str:
-        """A drawing: the main chain from left to right, the parameters and the target below what they enter."""
-        width, gap, height = 168, 36, 52
-        chain = [node for node in self.nodes if node.kind == "computation" or node.name == "x"]
-        place = {node.name: (20 + k * (width + gap), 24) for k, node in enumerate(chain)}
-        below: dict[str, int] = {}
-        for start, end in self.edges:
-            if start not in place:
-                below[end] = below.get(end, 0) + 1
-                place[start] = (place[end][0], 24 + below[end] * (height + gap))
-        total_width = 40 + len(chain) * (width + gap) - gap
-        total_height = 48 + height + max(below.values(), default=0) * (height + gap)
-        shapes = []
-        for start, end in self.edges:
-            (x1, y1), (x2, y2) = place[start], place[end]
-            if y1 == y2:
-                line = (x1 + width, y1 + height // 2, x2 - 2, y2 + height // 2)
-            else:
-                offset = width // 2 + (y1 - y2) // (height + gap) * 14 - 21
-                line = (x1 + offset, y1, x2 + offset, y2 + height + 2)
-            shapes.append('<line x1="{}" y1="{}" x2="{}" y2="{}" class="edge" marker-end="url(#tip)"/>'.format(*line))
+        """A drawing: the main chain from left to right, parameters and target below what they enter."""
+        gap, height, top = 34, 52, 40
+        boxes: dict[str, tuple[int, int, int]] = {}  # x, y, width
+        x = 16
         for node in self.nodes:
-            x, y = place[node.name]
-            shapes.append(
-                f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="12" fill="{_COLORS[node.kind]}"/>'
-                f'<text x="{x + width / 2}" y="{y + 22}">{html.escape(node.formula)}</text>'
-                f'<text x="{x + width / 2}" y="{y + 41}" class="shape">{html.escape(node.shape)}</text>'
+            if node.kind == "computation" or node.name == "x":
+                width = max(96, 24 + 8 * len(node.formula))
+                boxes[node.name] = (x, top, width)
+                x += width + gap
+        for end in list(boxes):
+            sources = [start for start, into in self.edges if into == end and start not in boxes]
+            for k, start in enumerate(sources):
+                left, _, width = boxes[end]
+                part = (width - 8 * (len(sources) - 1)) // len(sources)
+                boxes[start] = (left + k * (part + 8), top + height + gap, part)
+        drawn = [_arrow(boxes[start], boxes[end], height, gap) for start, end in self.edges]
+        for node in self.nodes:
+            left, y, width = boxes[node.name]
+            middle = left + width / 2
+            drawn.append(
+                f'<rect x="{left}" y="{y}" width="{width}" height="{height}" rx="12" fill="{_COLORS[node.kind]}"/>'
+                f'<text x="{middle}" y="{y + 22}">{html.escape(node.formula)}</text>'
+                f'<text x="{middle}" y="{y + 41}" class="shape">{html.escape(node.shape)}</text>'
             )
-        style = (
-            "text{font:14px sans-serif;text-anchor:middle;fill:#1f2933}.shape{font-size:11px;fill:#52606d}"
-            "rect{stroke:#9aa5b1}.edge{stroke:#52606d;stroke-width:1.4}"
-        )
-        tip = (
-            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-            'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#52606d"/></marker></defs>'
-        )
+        size = (x - gap + 16, top + 2 * height + gap + 16)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" '
-            f'width="{total_width}" height="{total_height}" role="img" aria-label="computation graph">'
-            f"<style>{style}</style>{tip}{''.join(shapes)}</svg>"
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" '
+            f'height="{size[1]}" role="img" aria-label="computation graph">{_STYLE}{"".join(drawn)}</svg>'
         )
+
+
+_STYLE = (
+    "<style>text{font:14px sans-serif;text-anchor:middle;fill:#1f2933}.shape{font-size:11px;fill:#52606d}"
+    "rect{stroke:#9aa5b1}path.edge{stroke:#52606d;stroke-width:1.4;fill:none}</style>"
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+    '<path d="M0,0 L8,4 L0,8 z" fill="#52606d"/></marker></defs>'
+)
+
+
+def _arrow(start: tuple[int, int, int], end: tuple[int, int, int], height: int, gap: int) -> str:
+    """An edge: straight between neighbours and upwards, an arc over the nodes that it passes by."""
+    (x1, y1, w1), (x2, y2, w2) = start, end
+    if y1 > y2:
+        middle = x1 + w1 / 2
+        line = f"M{middle},{y1} L{middle},{y2 + height + 2}"
+    elif x2 - (x1 + w1) <= gap:
+        line = f"M{x1 + w1},{y1 + height / 2} L{x2 - 2},{y2 + height / 2}"
+    else:
+        line = f"M{x1 + w1 / 2},{y1} C{x1 + w1 / 2},{y1 - 40} {x2 + w2 / 2},{y2 - 40} {x2 + w2 / 2},{y2 - 2}"
+    return f'<path class="edge" d="{line}" marker-end="url(#tip)"/>'
 
 
 def computation_graph(architecture: Architecture, loss: Loss) -> Graph:

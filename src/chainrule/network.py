@@ -17,7 +17,7 @@ from .core.backward import cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
-from .errors import DivergenceError, ParameterError, ShapeError
+from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
@@ -26,7 +26,7 @@ from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import Layout
 from .inspection.trace import Trace, trace
-from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, run_training
+from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, run_training
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
@@ -51,6 +51,35 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Update:
+    """The change of one parameter in one step, in parts that add up to it.
+
+    Attributes:
+        before, after: the parameter. rows (B,): the rows of X in the batch.
+        samples (B,): each row's share. penalty, clipping, momentum, decay: the others.
+    """
+
+    before: float
+    after: float
+    rows: Array
+    samples: Array
+    penalty: float
+    clipping: float
+    momentum: float
+    decay: float
+
+    @property
+    def change(self) -> float:
+        """after − before."""
+        return self.after - self.before
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts."""
+        return float(self.samples.sum()) + self.penalty + self.clipping + self.momentum + self.decay
+
+
+@dataclass(frozen=True)
 class Run:
     """What a training left behind.
 
@@ -63,6 +92,7 @@ class Run:
         snapshot: the state after the last step, from which `fit(..., resume=run.snapshot)` continues.
         plan: every setting of the run.
         starts: the best score of every random start; the best one was kept.
+        training: the run's data and kept snapshots, with which `trace` re-creates its steps.
     """
 
     history: list[Row]
@@ -72,6 +102,70 @@ class Run:
     snapshot: Snapshot
     plan: Plan
     starts: list[float] = field(default_factory=list)
+    training: Training | None = field(default=None, repr=False)
+
+    def trace(self, step: int) -> Trace:
+        """The trace of step 0, 1 …: its mini-batch with its dropout masks, at the parameters before its update.
+
+        Raises:
+            NotTrainedError: the run kept no snapshots (`fit(..., keep_every=…)`).
+            ParameterError: the run has no such step.
+        """
+        past = self._before(step)
+        now = past.step(past.snapshot.step)
+        X, y, s = (part[now.rows] for part in past.data)
+        with np.errstate(all="ignore"):
+            return trace(past.architecture, past.snapshot.theta, X, y, past.plan.cost, s, past.mean_weight, now.masks)
+
+    def update(self, step: int, what: Literal["W", "b"], layer: int, index: tuple[int, ...] | int) -> Update:
+        """How one parameter changed in a step, split into exact additive parts.
+
+        Raises:
+            NotTrainedError, ParameterError: see `trace`; or no such parameter.
+        """
+        past = self._before(step)
+        t = self.trace(step)
+        here = t[layer]
+        parameter = here.W if what == "W" else here.b
+        place = index if isinstance(index, tuple) else (index,)
+        if what not in ("W", "b") or parameter is None:
+            raise ParameterError(f"Run.update: expected a layer with {what}, got {t.architecture.describe(layer)}.")
+        inside = len(place) == parameter.ndim and all(0 <= k < n for k, n in zip(place, parameter.shape, strict=True))
+        if not inside:
+            raise ParameterError(
+                f"Run.update: expected an index inside {what} of shape {parameter.shape}, got {index}."
+            )
+        at = past.architecture.places[layer - 1][what == "b"]
+        assert at is not None
+        flat = at.start + int(np.ravel_multi_index(place, parameter.shape))
+
+        before = past.snapshot
+        now = past.step(before.step)
+        slots = tuple(before.slots.values())
+        clipped = clip(t.dC_dtheta, past.plan.clip_norm)
+        parts = past.plan.optimizer.parts(before.theta, clipped, past.learning_rates(now), slots, before.step + 1)
+        with np.errstate(all="ignore"):
+            past.advance()
+        shares = getattr(here.layer.per_sample(here.dC_dz, here.a_prev), what)[(slice(None), *place)]
+        rate = float(parts.per_gradient[flat])
+        gradient = float(t.dC_dtheta[flat])
+        return Update(
+            before=float(before.theta[flat]),
+            after=float(past.snapshot.theta[flat]),
+            rows=now.rows,
+            samples=rate * shares,
+            penalty=rate * (gradient - float(shares.sum())),
+            clipping=rate * (float(clipped[flat]) - gradient),
+            momentum=float(parts.momentum[flat]),
+            decay=float(parts.decay[flat]),
+        )
+
+    def _before(self, step: int) -> Training:
+        if self.training is None:
+            raise NotTrainedError(
+                "Run: expected a run that kept snapshots, got one without. Train with fit(..., keep_every=100)."
+            )
+        return self.training.before(step)
 
     def __repr__(self) -> str:
         kept = f", best epoch {self.best_epoch}" if self.best_epoch else ""
@@ -336,6 +430,7 @@ class Network:
         starts: int = 1,
         seed: int | None = None,
         resume: Snapshot | None = None,
+        keep_every: int | None = None,
         on_epoch: OnEpoch | None = None,
         on_progress: OnProgress | None = None,
     ) -> Run:
@@ -355,6 +450,7 @@ class Network:
             starts: random starts, of which the best is kept: the present parameters, and `starts` − 1 new ones.
             seed: of shuffles and dropout; that of the network by default.
             resume: continue from this snapshot; data and settings must be those of its run.
+            keep_every: keep a snapshot before every so many steps, for `Run.trace` and `Run.update`.
             on_epoch, on_progress: see `training.loop.run_training`.
 
         Raises:
@@ -394,6 +490,7 @@ class Network:
             validation=validation,
             starts=starts,
             resume=resume,
+            keep_every=keep_every,
             on_epoch=on_epoch,
             on_progress=on_progress,
         )
@@ -408,6 +505,7 @@ class Network:
         validation: Pair | Triple | None = None,
         starts: int = 1,
         resume: Snapshot | None = None,
+        keep_every: int | None = None,
         on_epoch: OnEpoch | None = None,
         on_progress: OnProgress | None = None,
     ) -> Run:
@@ -428,6 +526,8 @@ class Network:
             raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
         if resume is not None and starts > 1:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
+        if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
+            raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         trainings = []
         for k in range(starts):
             own = replace(plan, seed=plan.seed + k)
@@ -437,7 +537,7 @@ class Network:
                 snapshot = Snapshot.start(own, len(data.X), theta)
             else:
                 snapshot = self._checked(resume, own, data)
-            trainings.append(Training(self.architecture, data, held_out, own, snapshot))
+            trainings.append(Training(self.architecture, data, held_out, own, snapshot, keep_every))
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
@@ -551,4 +651,12 @@ def _finished(training: Training, reason: str) -> Run:
     last = training.snapshot
     costs = [row["train_cost"] for row in last.history] or [float("inf")]
     score = last.best_score if last.best_epoch else costs[-1]
-    return Run(list(last.history), reason, last.best_epoch, score, last, training.plan)
+    return Run(
+        list(last.history),
+        reason,
+        last.best_epoch,
+        score,
+        last,
+        training.plan,
+        training=training if training.kept else None,
+    )

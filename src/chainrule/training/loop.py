@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from ..core.architecture import Architecture, Masks, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
 from ..counter import Purpose, generator
-from ..errors import DivergenceError, ParameterError, unknown_name
+from ..errors import DivergenceError, NotTrainedError, ParameterError, unknown_name
 from ..formulas.record import Record
 from .metrics import find_metric
 from .optimizers import Optimizer, update
@@ -179,6 +179,8 @@ class Training:
     validation: Data | None
     plan: Plan
     snapshot: Snapshot
+    keep_every: int | None = None  # keep the snapshot before every so many steps
+    kept: list[Snapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.N = len(self.data.X)
@@ -212,6 +214,32 @@ class Training:
         X, y, s = (part[step.rows] for part in self.data)
         return gradient(self.architecture, self.snapshot.theta, X, y, self.plan.cost, s, self.mean_weight, step.masks)
 
+    def learning_rates(self, step: Step) -> Any:
+        """η of a step: a number, or (P,) where layers have factors of their own."""
+        if self.factors is None:
+            return step.learning_rate
+        return self.factors * self.factors.dtype.type(step.learning_rate)
+
+    def before(self, number: int) -> Training:
+        """This training as it was before step `number`, re-created from the nearest snapshot that was kept.
+
+        Raises:
+            NotTrainedError: no snapshot was kept before that step.
+            ParameterError: the run has no such step.
+        """
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < self.snapshot.step:
+            raise ParameterError(f"Run: expected a step from 0 to {self.snapshot.step - 1}, got {number!r}.")
+        earlier = [snapshot for snapshot in self.kept if snapshot.step <= number]
+        if not earlier:
+            raise NotTrainedError(
+                "Run: expected a run that kept snapshots, got one without. Train with fit(..., keep_every=100)."
+            )
+        past = replace(self, snapshot=earlier[-1], keep_every=None, kept=[])
+        with np.errstate(all="ignore"):
+            while past.snapshot.step < number:
+                past.advance()
+        return past
+
     def advance(self) -> None:
         """Make one update.
 
@@ -219,14 +247,14 @@ class Training:
             DivergenceError: a number is not finite; θ is as before the step.
         """
         now, plan = self.snapshot, self.plan
+        if self.keep_every and now.step % self.keep_every == 0:
+            self.kept.append(now)
         step = self.step(now.step)
         G = self.gradient(step)
         if not (np.isfinite(G.cost) and all_finite(G.theta)):
             raise DivergenceError(self._first_non_finite(step))
         g = clip(G.theta, plan.clip_norm)
-        eta: Any = step.learning_rate
-        if self.factors is not None:
-            eta = self.factors * self.factors.dtype.type(eta)
+        eta = self.learning_rates(step)
         theta, *slots = update(plan.optimizer, now.theta, g, eta, tuple(now.slots.values()), now.step + 1)
         if not (all_finite(theta) and all(all_finite(slot) for slot in slots)):
             raise DivergenceError(self._where(now.step, "the update of the parameters overflows"))

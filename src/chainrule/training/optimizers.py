@@ -7,7 +7,7 @@ A rule is written once, elementwise, over (xp, real) like the formulas:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Optimizer(Protocol):
         """The elementwise update."""
         ...
 
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        """The t-th update as exact additive parts, from the values before it."""
+        ...
+
 
 def _check(where: str, **values: float) -> None:
     for name, value in values.items():
@@ -42,6 +46,14 @@ def _check_decay(where: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ParameterError(f"{where}: expected {name} from 0 to below 1, got {value!r}.")
+
+
+class Parts(NamedTuple):
+    """θ_new − θ = per_gradient ⊙ g + momentum + decay, each (P,)."""
+
+    per_gradient: Array
+    momentum: Array
+    decay: Array
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,14 @@ class SGD:
 
         return (nesterov if self.nesterov else heavy_ball) if self.momentum else plain
 
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        none = np.zeros_like(theta)
+        if not slots:
+            return Parts(none - eta, none, none)
+        mu = self.momentum
+        per_g, per_velocity = (1 + mu, mu * mu) if self.nesterov else (1.0, mu)
+        return Parts(none - eta * per_g, -eta * per_velocity * slots[0], none)
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -117,6 +137,12 @@ class Adam:
 
         return adam
 
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        (m, v), (correction1, correction2) = slots, self.coefficients(t)
+        v = self.beta2 * v + (1 - self.beta2) * (g * g)
+        rate = -(eta / correction1) / (np.sqrt(v) / correction2 + self.eps)
+        return Parts(rate * (1 - self.beta1), rate * self.beta1 * m, np.zeros_like(theta))
+
 
 @dataclass(frozen=True)
 class AdamW(Adam):
@@ -137,6 +163,9 @@ class AdamW(Adam):
             return adam((one - eta * decay) * theta, g, eta, m, v, correction1, correction2)
 
         return adamw
+
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        return super().parts(theta, g, eta, slots, t)._replace(decay=-eta * self.weight_decay * theta)
 
 
 CATALOGUE: dict[str, Optimizer] = {

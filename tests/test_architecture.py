@@ -35,6 +35,7 @@ ORDER = [  # a module may import from the groups before its own
      "inspection.graph"],
     ["inspection.expression"],
     ["inspection.trace"],
+    ["inspection.verify"],
     ["inspection.derivation"],
     ["training.optimizers", "training.schedules", "training.metrics"],
     ["training.loop"],
@@ -58,6 +59,7 @@ PUBLIC = [
     "Adam",
     "AdamW",
     "ChainRuleError",
+    "Check",
     "Cost",
     "Dense",
     "Dropout",
@@ -66,6 +68,7 @@ PUBLIC = [
     "Network",
     "Penalty",
     "Plan",
+    "Report",
     "Run",
     "Scale",
     "Schedule",
@@ -79,6 +82,7 @@ PUBLIC = [
     "losses",
     "save_snapshot",
     "schedule",
+    "verify_pair",
 ]
 
 

@@ -20,7 +20,7 @@ from chainrule.core.cost import Cost, Penalty
 from chainrule.core.layers import Dense
 from chainrule.errors import DataError, ParameterError, ShapeError
 from chainrule.formulas import aggregators, losses
-from chainrule.training.loop import Data, Plan, Snapshot, Training
+from chainrule.training.loop import Data, Plan, Training, first_snapshot
 from chainrule.training.optimizers import SGD
 from chainrule.training.schedules import constant
 
@@ -197,7 +197,7 @@ def test_batch_gradients_of_an_epoch_make_up_the_full_gradient(aggregate, batch_
     net, X, y, s = problem()
     cost = Cost(losses.squared, aggregators.find_aggregator("test", aggregate))
     plan = Plan(cost, SGD(), constant, batch_size=batch_size, sampling=sampling, seed=3)
-    training = Training(net.architecture, Data(X, y, s), None, plan, Snapshot.start(plan, 12, net.theta))
+    training = Training(net.architecture, Data(X, y, s), None, plan, first_snapshot("", 0, net.theta, plan.optimizer))
     steps = [training.step(k) for k in range(training.steps_per_epoch)]
     parts = [training.gradient(step) for step in steps]
     full = net.gradient(X, y, aggregate=aggregate, sample_weight=s)

@@ -151,7 +151,9 @@ def test_every_step_can_be_recreated():
     run = network().fit(X, y, epochs=3, batch_size=5, max_steps=7)
     net = network()
     checked = loop.Data(X, np.eye(3)[y], np.ones(23))
-    training = loop.Training(net.architecture, checked, None, run.plan, loop.Snapshot.start(run.plan, 23, net.theta))
+    training = loop.Training(
+        net.architecture, checked, None, run.plan, loop.first_snapshot("", 0, net.theta, run.plan.optimizer)
+    )
     late, early = training.step(6), training.step(2)
     again = training.step(6)
     np.testing.assert_array_equal(late.rows, again.rows)
@@ -504,7 +506,7 @@ def test_batches_of_an_epoch(rows, batch_size, drop_last, sizes):
         loop.Data(X[:rows], y[:rows, None], np.ones(rows)),
         None,
         own,
-        loop.Snapshot.start(own, rows, net.theta),
+        loop.first_snapshot("", 0, net.theta, own.optimizer),
     )
     steps = [training.step(k).rows for k in range(own.steps_per_epoch(rows))]
     assert [len(step) for step in steps] == sizes
@@ -678,7 +680,7 @@ BAD = [
     ({"seed": -1}, ParameterError, "expected a seed, a whole number from 0 to 2**63 - 1, got -1"),
     ({"seed": 1.5}, ParameterError, "expected a seed"),
     ({"average_outputs": True}, ParameterError, "average_outputs"),
-    ({"penalty": -1.0}, ParameterError, "expected l2 of at least 0, got -1.0"),
+    ({"penalty": -1.0}, ParameterError, "expected penalty of at least 0, got -1.0"),
 ]
 
 
@@ -698,7 +700,7 @@ def test_bad_input_is_refused_and_changes_nothing(change, error, message):
         (
             lambda: cr.Network(0, [cr.Dense(1)]),
             ParameterError,
-            "Network: inputs: expected a whole number of at least 1",
+            "Network: expected inputs to be a whole number of at least 1",
         ),
         (lambda: cr.Network(2, []), ParameterError, "expected at least one layer with weights, got 0"),
         (lambda: cr.Network(2, [cr.Dropout(0.5)]), ParameterError, "expected at least one layer with weights, got 1"),
@@ -724,8 +726,8 @@ def test_bad_input_is_refused_and_changes_nothing(change, error, message):
             "expected dtype 'float64' or 'float32'",
         ),
         (lambda: cr.Network(2, [cr.Dense(3)], seed=2**63), ParameterError, "expected a seed"),
-        (lambda: cr.Dense(0), ParameterError, "Dense: units: expected a whole number of at least 1, got 0"),
-        (lambda: cr.Dense(2.0), ParameterError, "Dense: units"),
+        (lambda: cr.Dense(0), ParameterError, "Dense: expected units to be a whole number of at least 1, got 0"),
+        (lambda: cr.Dense(2.0), ParameterError, "Dense: expected units"),
         (lambda: cr.Dense(2, learning_rate_factor=-1), ParameterError, "learning-rate factors of at least 0, got -1"),
         (lambda: cr.Dense(2, learning_rate_factor=math.inf), ParameterError, "learning-rate factors"),
         (lambda: cr.Scale(learning_rate_factor=math.nan), ParameterError, "learning-rate factor"),

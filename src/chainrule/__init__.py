@@ -16,6 +16,9 @@ from .formulas.activations import Activation as Activation
 from .formulas.activations import activation as activation
 from .formulas.losses import Loss as Loss
 from .formulas.losses import loss as loss
+from .inspection.verify import Check as Check
+from .inspection.verify import Report as Report
+from .inspection.verify import verify_pair as verify_pair
 from .network import Gradients as Gradients
 from .network import Network as Network
 from .network import Run as Run

@@ -7,6 +7,7 @@ the analytic continuations and not the modulus.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,33 @@ def check_dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
     if resolved is None or resolved.name not in DTYPES:
         raise ParameterError(f"{where}: expected dtype 'float64' or 'float32', got {dtype!r}.")
     return resolved
+
+
+def check_number(
+    where: str, name: str, value: object, low: float = 0.0, high: float = np.inf, *, above: bool = False
+) -> None:
+    """Check a setting: a finite number from `low` (with `above`, greater than it) to below `high`.
+
+    Raises:
+        ParameterError: anything else.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if number and (low < value < high if above else low <= value < high):  # type: ignore[operator]
+        return
+    interval = (
+        f"above {low:g}" if above else f"from {low:g} to below {high:g}" if high < np.inf else f"of at least {low:g}"
+    )
+    raise ParameterError(f"{where}: expected {name} {interval}, got {value!r}.")
+
+
+def check_count(where: str, name: str, value: object) -> None:
+    """Check a setting: a whole number of at least 1.
+
+    Raises:
+        ParameterError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ParameterError(f"{where}: expected {name} to be a whole number of at least 1, got {value!r}.")
 
 
 def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | None, dtype: np.dtype[Any]) -> Array:

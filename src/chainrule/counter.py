@@ -17,8 +17,8 @@ class Purpose(enum.IntEnum):
     """What a random number is drawn for; streams of different purposes never meet."""
 
     START = 0  # starting weights; counters: start, layer
-    ORDER = 1  # order of the rows; counters: epoch
-    DROPOUT = 2  # dropout masks; counters: step, layer
+    ORDER = 1  # order of the rows; counters: epoch, start
+    DROPOUT = 2  # dropout masks; counters: start, step, layer
     SPLIT = 3  # train, validation and test rows
 
 

@@ -171,6 +171,7 @@ class _Counters:
     """What a snapshot's document holds."""
 
     identity: str
+    start: int
     slots: tuple[str, ...]
     step: int
     cost_sum: float
@@ -192,7 +193,7 @@ def load_snapshot(path: str | os.PathLike[str]) -> Snapshot:
 
     def build() -> Snapshot:
         counters: _Counters = from_plain(_Counters, document["snapshot"], "snapshot", infinite=True)
-        if min(counters.step, counters.best_epoch, counters.stale) < 0:
+        if min(counters.start, counters.step, counters.best_epoch, counters.stale) < 0:
             raise ModelFileError("snapshot: expected counters of at least 0, got a negative one.")
         theta, best = arrays["theta"], arrays.get("best_theta")
         slots = {name: arrays[f"slot {name}"] for name in counters.slots}

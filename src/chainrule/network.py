@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
@@ -18,7 +19,7 @@ from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
 from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
-from .formulas.activations import Activation
+from .formulas.activations import Activation, sigmoid, softmax, step
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
 from .inspection import curvature, derivation
@@ -26,7 +27,8 @@ from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import Layout
 from .inspection.trace import Trace, trace
-from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, run_training
+from .inspection.verify import Report, verify
+from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, first_snapshot, run_training
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
@@ -273,12 +275,12 @@ class Network:
             ParameterError: the output is neither softmax, sigmoid nor step.
         """
         g = self.architecture.output_activation
-        if g.name not in ("softmax", "sigmoid", "step"):
+        if not any(g.same(known) for known in (softmax, sigmoid, step)):
             raise ParameterError(f"decide: expected a softmax, sigmoid or step output, got {g}. Use predict.")
         X = check_matrix("decide", "X", X, self.architecture.inputs, self.dtype)
         with np.errstate(all="ignore"):
             z = predict(self.architecture, self._theta, X).logits
-        return z.argmax(axis=1) if g.name == "softmax" else (z >= 0).astype(np.int64)
+        return z.argmax(axis=1) if g.same(softmax) else (z >= 0).astype(np.int64)
 
     def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
         X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
@@ -400,6 +402,20 @@ class Network:
             return curvature.product(
                 self.architecture, self._theta, v, *data[:2], cost, data.s, float(data.s.mean()), kind=kind
             )
+
+    def verify(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        seed: int = 0,
+        **options: Unpack[CostOptions],
+    ) -> Report:
+        """Every factor of the gradient against independent witnesses; arguments and errors are those of `fit`."""
+        cost = make_cost("verify", self.architecture.output_activation, **options)
+        data = self._data("verify", cost, X, y, sample_weight)
+        return verify(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()), seed)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -530,28 +546,32 @@ class Network:
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         trainings = []
         for k in range(starts):
-            own = replace(plan, seed=plan.seed + k)
+            own = replace(plan, start=k if resume is None else resume.start)
+            identity = self._identity(own, data)
             theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
             if resume is None:
                 self._check_start(theta)
-                snapshot = Snapshot.start(own, len(data.X), theta)
+                snapshot = first_snapshot(identity, k, theta, own.optimizer)
             else:
-                snapshot = self._checked(resume, own, data)
+                snapshot = self._checked(resume, identity)
             trainings.append(Training(self.architecture, data, held_out, own, snapshot, keep_every))
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
         for training in trainings:
+            if runs:  # the time limit holds for all starts together
+                training.snapshot = replace(training.snapshot, seconds=runs[-1].snapshot.seconds)
             try:
                 reason = run_training(training, on_epoch, on_progress)
             except DivergenceError as error:
                 diverged, reason = error, "diverged"
             runs.append(_finished(training, reason))
-            if reason in ("interrupted", "callback"):
+            if reason in ("interrupted", "callback", "time"):
                 break
         sound = [run for run in runs if run.reason != "diverged"] or runs
         best = min(sound, key=lambda run: run.best_score)
-        best = replace(best, starts=[run.best_score for run in runs])
+        reason = runs[-1].reason if runs[-1].reason in ("interrupted", "callback", "time") else best.reason
+        best = replace(best, starts=[run.best_score for run in runs], reason=reason)
         kept = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
         assert kept is not None
         self._theta = kept.copy()
@@ -572,16 +592,25 @@ class Network:
                 "a layer would get the same gradient and stay equal (symmetry). Start from random weights."
             )
 
-    def _checked(self, snapshot: Snapshot, plan: Plan, data: Data) -> Snapshot:
+    def _identity(self, plan: Plan, data: Data) -> str:
+        """Whatever decides the bits of a run, as text: plan, network and data."""
+        network = "; ".join(map(repr, self.architecture.layers))
+        checksum = 0
+        for part in data:
+            checksum = zlib.crc32(memoryview(part).cast("B"), checksum)  # type: ignore[arg-type]
+        return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum:08x}"
+
+    def _checked(self, snapshot: Snapshot, identity: str) -> Snapshot:
+        if not isinstance(snapshot, Snapshot):
+            raise ParameterError(f"fit, resume: expected a snapshot such as run.snapshot, got {snapshot!r}.")
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:
             raise ShapeError(
                 f"fit, resume: expected a snapshot of {self.P} parameters in {self.dtype}, "
                 f"got {snapshot.theta.size} in {snapshot.theta.dtype}."
             )
-        identity = plan.identity(len(data.X))
         if snapshot.identity != identity:
             raise ParameterError(
-                f"fit, resume: expected the settings of the run, {snapshot.identity}; got {identity}. "
+                f"fit, resume: expected the settings, network and data of the run, {snapshot.identity}; got {identity}. "
                 "Continue with the same ones."
             )
         return snapshot
@@ -650,11 +679,12 @@ def _finished(training: Training, reason: str) -> Run:
     """The run that a training left behind."""
     last = training.snapshot
     costs = [row["train_cost"] for row in last.history] or [float("inf")]
-    score = last.best_score if last.best_epoch else costs[-1]
+    best_epoch = last.best_epoch if training.validation is not None else 0
+    score = last.best_score if best_epoch else costs[-1]
     return Run(
         list(last.history),
         reason,
-        last.best_epoch,
+        best_epoch,
         score,
         last,
         training.plan,

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, check_count
 from ..counter import Purpose, generator, uniform
 from ..errors import ParameterError
 from ..formulas.activations import Activation
-from .layers import Dropout, Layer, Parameters, _check_count
+from .layers import Dropout, Layer, Parameters
 
 Masks = Sequence[Array | None]
 PREDICT_ROWS = 4096  # rows in one pass of `predict`
@@ -75,6 +75,11 @@ class Architecture:
         return tuple(places)
 
     @cached_property
+    def weights(self) -> Array:
+        """Which parameters are weights and not biases, (P,) of True and False."""
+        return self.spread([(1.0, 0.0)] * len(self.layers), np.dtype(np.float64)) > 0
+
+    @cached_property
     def P(self) -> int:
         """The number of parameters, Σ n_l (n_{l-1} + 1) for dense layers with biases (004 (2))."""
         return max((s.stop for pair in self.places for s in pair if s is not None), default=0)
@@ -107,12 +112,12 @@ class Architecture:
                 vector[at_b] = for_b
         return vector
 
-    def masks(self, rows: int, seed: int, step: int, dtype: np.dtype[np.floating]) -> Masks | None:
-        """The dropout masks (rows, n_l) of one training step, by layer; None without a dropout layer."""
+    def masks(self, rows: int, seed: int, step: int, dtype: np.dtype[np.floating], start: int = 0) -> Masks | None:
+        """The dropout masks (rows, n_l) of one step of a start, by layer; None without a dropout layer."""
         if not any(isinstance(layer, Dropout) for layer in self.layers):
             return None
         return [
-            layer.mask(uniform((rows, layer.outputs), seed, Purpose.DROPOUT, step, number), dtype)
+            layer.mask(uniform((rows, layer.outputs), seed, Purpose.DROPOUT, start, step, number), dtype)
             if isinstance(layer, Dropout)
             else None
             for number, layer in enumerate(self.layers, 1)
@@ -130,10 +135,12 @@ def chain(where: str, inputs: int, layers: Sequence[Layer]) -> Architecture:
         ParameterError: no layer, something that is not a layer, or an unknown name.
         ShapeError: sizes that do not chain.
     """
-    _check_count(f"{where}: inputs", inputs)
+    check_count(where, "inputs", inputs)
     resolved: list[Layer] = []
+    if not isinstance(layers, Sequence):
+        raise ParameterError(f"{where}: expected a list of layers, got {layers!r}.")
     for number, layer in enumerate(layers, 1):
-        if not hasattr(layer, "after"):
+        if isinstance(layer, type) or not hasattr(layer, "after"):
             raise ParameterError(f"{where}, layer {number}: expected a layer such as Dense(3, 'tanh'), got {layer!r}.")
         resolved.append(layer.after(f"{where}, layer {number}", resolved[-1].outputs if resolved else int(inputs)))
     if not any(layer.W_shape for layer in resolved):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..arrays import Array, check_number, namespace
 from ..errors import ParameterError, unknown_name
 from ..formulas.activations import Activation
 from ..formulas.aggregators import Aggregator, find_aggregator, mean
@@ -27,29 +27,26 @@ class Penalty:
     biases: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("l1", "l2"):
-            value = getattr(self, name)
-            if not 0 <= value < np.inf:
-                raise ParameterError(f"Penalty: expected {name} of at least 0, got {value!r}.")
+        check_number("Penalty", "l1", self.l1)
+        check_number("Penalty", "l2", self.l2)
 
-    def chosen(self, architecture: Architecture) -> Array:
-        """1 for the parameters that the penalty acts on, 0 for the others; (P,)."""
-        both = (1.0, 1.0 if self.biases else 0.0)
-        return architecture.spread([both] * len(architecture.layers), np.dtype(np.float64))
+    def chosen(self, architecture: Architecture) -> Array | slice:
+        """Which parameters the penalty acts on."""
+        return slice(None) if self.biases else architecture.weights
 
     def value(self, architecture: Architecture, theta: Array) -> Any:
         """R(θ), a number."""
         if not (self.l1 or self.l2):
             return theta.dtype.type(0)
         xp, _ = namespace(theta)
-        chosen = theta[self.chosen(architecture) > 0]
+        chosen = theta[self.chosen(architecture)]
         return self.l1 * xp.abs(chosen).sum() + 0.5 * self.l2 * (chosen @ chosen)
 
     def add_gradient(self, architecture: Architecture, theta: Array, gradient: Array) -> None:
         """Add ∂R/∂θ to a gradient (P,); the subgradient of |w| at 0 is 0."""
         if self.l1 or self.l2:
-            chosen = self.chosen(architecture).astype(theta.dtype)
-            gradient += chosen * (self.l1 * np.sign(theta) + self.l2 * theta)
+            at = self.chosen(architecture)
+            gradient[at] += self.l1 * np.sign(theta[at]) + self.l2 * theta[at]
 
 
 class Losses(NamedTuple):
@@ -80,13 +77,15 @@ class Cost:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        check_number("Cost", "label_smoothing", self.label_smoothing, high=1)
+        for name, kind in (("loss", Loss), ("aggregate", Aggregator), ("penalty", Penalty), ("average_outputs", bool)):
+            if not isinstance(getattr(self, name), kind):
+                raise ParameterError(f"Cost: expected {name} of type {kind.__name__}, got {getattr(self, name)!r}.")
         if self.average_outputs and self.loss.categorical:
             raise ParameterError(
                 f"Cost: expected the outputs' losses to be added for {self.loss}, got average_outputs=True. "
                 "A categorical cross-entropy belongs to all outputs of a sample together."
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise ParameterError(f"Cost: expected label_smoothing from 0 to below 1, got {self.label_smoothing!r}.")
         if self.label_smoothing and self.loss.targets not in ("one_hot", "probability"):
             raise ParameterError(
                 f"Cost: expected a cross-entropy with label_smoothing, got the loss {self.loss}. Leave it 0."
@@ -120,15 +119,22 @@ class Cost:
         seed = (dC_dL / y.shape[1] if self.average_outputs else dC_dL).astype(y.dtype)
         return seed[:, None]
 
+    def seeded(self, dC_dL: Array, slope: Array) -> Array:
+        """∂C/∂ℒ times a slope of ℒ (N, n_L); a sample of weight 0 takes no part, even where its slope is infinite."""
+        result = self.seed(dC_dL, slope) * slope
+        if not dC_dL.all():
+            result[dC_dL == 0] = 0
+        return result
+
     def dC_da(self, y_hat: Array, y: Array, dC_dL: Array) -> Array:
         """∂C/∂ŷ (N, n_L), the general path."""
-        return self.seed(dC_dL, y) * self.loss.derivative(y_hat, self.smooth(y))
+        return self.seeded(dC_dL, self.loss.derivative(y_hat, self.smooth(y)))
 
     def dC_dz(self, g: Activation, values: Values, y: Array, dC_dL: Array) -> Array:
         """δ of the output layer (N, n_L): from the fused pair where there is one, else ∂C/∂ŷ through g′."""
         pair = on_logits(g, self.loss)
         if pair is not None:
-            return self.seed(dC_dL, y) * pair.derivative(values.logits, self.smooth(y))
+            return self.seeded(dC_dL, pair.derivative(values.logits, self.smooth(y)))
         return g.backward(self.dC_da(values.y_hat, y, dC_dL), values.logits, values.y_hat)
 
     def tangent_of_dC_dz(
@@ -177,6 +183,8 @@ def make_cost(where: str, output: Activation, **options: Unpack[CostOptions]) ->
     loss = find_loss(f"{where}, loss", options.get("loss") or default_loss(output))
     check_fit(where, output, loss)
     penalty = options.get("penalty")
+    if not isinstance(penalty, Penalty | None):
+        check_number(where, "penalty", penalty)
     return Cost(
         loss,
         find_aggregator(f"{where}, aggregate", options.get("aggregate", mean)),

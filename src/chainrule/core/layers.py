@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from ..arrays import Array
-from ..errors import ParameterError, ShapeError
+from ..arrays import Array, check_count, check_number
+from ..errors import ShapeError
 from ..formulas.activations import Activation, find_activation, identity
 from ..formulas.initializers import Initializer, default_initializer, find_initializer
 
@@ -94,12 +94,11 @@ class Dense:
     bias_learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_count("Dense: units", self.units)
+        check_count("Dense", "units", self.units)
         if self.inputs is not None:
-            _check_count("Dense: inputs", self.inputs)
+            check_count("Dense", "inputs", self.inputs)
         for factor in (self.learning_rate_factor, self.bias_learning_rate_factor):
-            if not 0 <= factor < np.inf:
-                raise ParameterError(f"Dense: expected learning-rate factors of at least 0, got {factor!r}.")
+            check_number("Dense", "learning-rate factors", factor)
 
     def after(self, where: str, inputs: int) -> Dense:
         if self.inputs not in (None, inputs):
@@ -199,10 +198,7 @@ class Scale:
     inputs: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.learning_rate_factor < np.inf:
-            raise ParameterError(
-                f"Scale: expected a learning-rate factor of at least 0, got {self.learning_rate_factor!r}."
-            )
+        check_number("Scale", "a learning-rate factor", self.learning_rate_factor)
 
     def after(self, where: str, inputs: int) -> Scale:
         return replace(self, inputs=inputs, init=find_initializer(f"{where}, init", self.init))
@@ -263,8 +259,7 @@ class Dropout:
     inputs: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise ParameterError(f"Dropout: expected a rate from 0 to below 1, got {self.rate!r}.")
+        check_number("Dropout", "a rate", self.rate, high=1)
 
     def after(self, where: str, inputs: int) -> Dropout:
         return replace(self, inputs=inputs)
@@ -305,8 +300,3 @@ class Dropout:
 
     def __str__(self) -> str:
         return f"Dropout {self.rate:g}"
-
-
-def _check_count(where: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{where}: expected a whole number of at least 1, got {value!r}.")

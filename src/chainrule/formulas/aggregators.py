@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,11 +23,17 @@ class Aggregator(Record):
     """A function φ of the samples' losses.
 
     Attributes:
-        additive: whether φ of a data set follows from its mini-batches. Where not (tilted, risk and maximum),
-            training in mini-batches aggregates each batch as it is, and the sum of epochs is another cost.
+        over_epoch: how the mini-batches of an epoch make up φ of the data set: as their "mean" (by rows), their
+            "sum", or not at all: "batchwise" (tilted, risk and maximum) acts on each batch as it is, so that an
+            epoch minimises the mean of the batches' φ, which is another cost than that of the full batch.
     """
 
-    additive: bool = False
+    over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise"
+
+    @property
+    def additive(self) -> bool:
+        """Whether φ of a data set follows from its mini-batches."""
+        return self.over_epoch != "batchwise"
 
     def hessian_times(self, dC_dL: Array, R_L: Array) -> Array:
         """∇²φ R{L} (N,), from ∇φ: t (w ⊙ R{L} − w (w · R{L})) of the tilted mean, 0 of the others almost everywhere."""
@@ -47,10 +53,14 @@ class Aggregator(Record):
                 raise ParameterError(f"{self.name}: expected a finite temperature other than 0, got {value:g}.")
 
 
-def _aggregator(formula: str, source: str, *, additive: bool) -> Callable[[Callable[..., Any]], Aggregator]:
+def aggregator(
+    formula: str = "", source: str = "", *, over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise"
+) -> Callable[[Callable[..., Any]], Aggregator]:
+    """Make an `Aggregator` of a function (L, s, mean_weight, **parameters) → (φ, ∂φ/∂L); its name is the function's."""
+
     def build(make: Callable[..., Any]) -> Aggregator:
         name = make.__name__.strip("_")
-        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), additive)
+        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), over_epoch)
 
     return build
 
@@ -60,19 +70,19 @@ def _dot(weights: Array, L: Array) -> Any:
     return weights @ np.where(weights > 0, L, 0)
 
 
-@_aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", additive=True)
+@aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", over_epoch="mean")
 def mean(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     # The one place of the factor 1/N. The divisor is the weight expected of N rows, not the weight they have.
     dC_dL = s / (L.shape[0] * mean_weight)
     return _dot(dC_dL, L), dC_dL
 
 
-@_aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", additive=True)
+@aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", over_epoch="sum")
 def sum_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     return _dot(s, L), s
 
 
-@_aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021", additive=False)
+@aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021")
 def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any, Array]:
     if not s.any():
         return L.dtype.type(0), np.zeros_like(s)
@@ -83,7 +93,7 @@ def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any,
     return (top + np.log(total / s.sum())) / t, share.real / total.real
 
 
-@_aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000", additive=False)
+@aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000")
 def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[Any, Array]:
     if not s.any():
         return L.dtype.type(0), np.zeros_like(s)
@@ -98,7 +108,7 @@ def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[An
     return _dot(weight, L), weight
 
 
-@_aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties", additive=False)
+@aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties")
 def max_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     if not s.any():
         return L.dtype.type(0), np.zeros_like(s)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import Array, check_matrix
 from ..errors import DataError, ParameterError, ShapeError
-from .activations import INFINITY, Activation
+from .activations import INFINITY, Activation, exp, identity, sigmoid, softmax
 from .functions import log_sum_exp_of, sigmoid_of, softmax_of
 from .record import Function, Record, default_parameters, find
 
@@ -196,16 +196,16 @@ def binary_cross_entropy(xp: Any, real: Any) -> tuple[Function, ...]:
 @loss("log(1 + exp(y_hat)) - y*y_hat", "003 (17), on logits", targets="probability")
 def binary_cross_entropy_logits(xp: Any, real: Any) -> tuple[Function, ...]:
     zero, one = real(0), real(1)
-    sigmoid = sigmoid_of(xp, real)
+    sigma = sigmoid_of(xp, real)
 
     def value(z, y):  # with softplus written out, max(0, z) − yz is exactly 0 where the label is sure
         return xp.maximum(z, zero) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
 
     def derivative(z, y):
-        return sigmoid(z) - y
+        return sigma(z) - y
 
     def second(z, y):
-        s = sigmoid(z)
+        s = sigma(z)
         return s * (one - s)
 
     return value, derivative, second
@@ -229,16 +229,16 @@ def categorical_cross_entropy(xp: Any, real: Any) -> tuple[Function, ...]:
 
 @loss("y*(log(Sum(exp(z[j]), (j, 1, n))) - z[k])", "003 (18), on logits", targets="one_hot")
 def categorical_cross_entropy_logits(xp: Any, real: Any) -> tuple[Function, ...]:
-    softmax, log_sum_exp = softmax_of(xp, real), log_sum_exp_of(xp, real)
+    p_of, log_sum_exp = softmax_of(xp, real), log_sum_exp_of(xp, real)
 
     def value(z, y):
         return y * (log_sum_exp(z) - z)
 
     def derivative(z, y):  # p Σy − y, and the targets of a row sum to 1
-        return softmax(z) - y
+        return p_of(z) - y
 
     def second(z, y):
-        p = softmax(z)
+        p = p_of(z)
         return p[..., :, None] * (xp.eye(p.shape[-1], real) - p[..., None, :])
 
     return value, derivative, second
@@ -342,14 +342,15 @@ CATALOGUE = {
     )
 }
 
+# By their code: a record of one's own that is called sigmoid is not the library's.
 _PAIRS = {
-    ("sigmoid", "binary_cross_entropy"): binary_cross_entropy_logits,
-    ("softmax", "categorical_cross_entropy"): categorical_cross_entropy_logits,
-    ("exp", "poisson"): poisson_log,
-    ("exp", "gamma"): gamma_log,
+    (sigmoid.make, binary_cross_entropy.make): binary_cross_entropy_logits,
+    (softmax.make, categorical_cross_entropy.make): categorical_cross_entropy_logits,
+    (exp.make, poisson.make): poisson_log,
+    (exp.make, gamma.make): gamma_log,
 }
 
-_BY_OUTPUT = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy, "exp": poisson}
+_BY_OUTPUT = {sigmoid.make: binary_cross_entropy, softmax.make: categorical_cross_entropy, exp.make: poisson}
 
 
 def find_loss(where: str, given: Loss | str) -> Loss:
@@ -363,7 +364,7 @@ def find_loss(where: str, given: Loss | str) -> Loss:
 
 def default_loss(output: Activation) -> Loss:
     """The loss that goes with an output activation: cross-entropies, Poisson for exp, squared error otherwise."""
-    return _BY_OUTPUT.get(output.name, squared)
+    return _BY_OUTPUT.get(output.make, squared)
 
 
 def on_logits(output: Activation, loss: Loss) -> Loss | None:
@@ -371,9 +372,9 @@ def on_logits(output: Activation, loss: Loss) -> Loss | None:
 
     With an identity output ŷ is z, so every loss is already one of z.
     """
-    if output.name == "identity":
+    if output.same(identity):
         return loss
-    return _PAIRS.get((output.name, loss.name))
+    return _PAIRS.get((output.make, loss.make))
 
 
 def check_fit(where: str, output: Activation, loss: Loss) -> None:
@@ -383,7 +384,7 @@ def check_fit(where: str, output: Activation, loss: Loss) -> None:
         return
     logits = f"{loss.name}_logits"
     other = f", or the loss {logits!r} with an identity output" if logits in CATALOGUE else ""
-    fitting = [pair[0] for pair in _PAIRS if pair[1] == loss.name]
+    fitting = [g.name for g in (sigmoid, softmax, exp) if (g.make, loss.make) in _PAIRS]
     use = f"Use the output activation {fitting[0]!r}{other}." if fitting else "Use another output activation or loss."
     raise ParameterError(
         f"{where}: expected predictions from {least:g} to {most:g} for the loss {loss}, "

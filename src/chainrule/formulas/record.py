@@ -8,6 +8,7 @@ float32, float64, complex-step differentiation and, compiled, a training loop.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,14 @@ class Record:
         """The functions bound to the kind of array that z is."""
         return _bind(self.make, self.parameters, namespace(z))
 
+    def same(self, other: Record) -> bool:
+        """Whether both have the same code, whatever their names and parameters."""
+        return self.make is other.make
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by where its function stands, so that networks can go to other processes."""
+        return _find_again, (self.make.__module__, self.make.__qualname__, self.parameters)
+
     @property
     def spec(self) -> str:
         """The name with every parameter, exact: what files hold and `find` reads."""
@@ -85,6 +94,12 @@ class Record:
         defaults = {p.name: p.default for p in inspect.signature(self.make).parameters.values()}
         changed = tuple(pair for pair in self.parameters if pair[1] != defaults.get(pair[0]))
         return replace(self, parameters=changed).spec
+
+
+def _find_again(module: str, name: str, parameters: tuple[tuple[str, float], ...]) -> Record:
+    """The record that a module holds under its function's name, with other parameters."""
+    record: Record = getattr(importlib.import_module(module), name)
+    return replace(record, parameters=parameters)
 
 
 @lru_cache(maxsize=512)

@@ -7,7 +7,7 @@ import numpy as np
 from ..arrays import Array
 from ..core.architecture import Architecture
 from ..core.layers import Dense, Parameters
-from ..formulas.activations import Activation
+from ..formulas.activations import Activation, identity
 
 
 def collapse(architecture: Architecture, theta: Array) -> list[tuple[Dense, Array, Array]]:
@@ -22,7 +22,7 @@ def collapse(architecture: Architecture, theta: Array) -> list[tuple[Dense, Arra
     for layer, p in zip(architecture.layers, architecture.views(theta), strict=True):
         M, c = layer.forward(M, Parameters(p.W, None), None), layer.forward(c, p, None)
         pending = True
-        if layer.g.name != "identity":
+        if not layer.g.same(identity):
             merged.append(_dense(M, c, layer.g))
             n = layer.outputs
             M, c = np.eye(n, dtype=theta.dtype), np.zeros((1, n), theta.dtype)

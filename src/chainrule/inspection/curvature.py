@@ -85,5 +85,6 @@ def product(
             R_delta = g.backward(R_dC_da, z, a_prev) + g.backward_tangent(dC_da, z, a_prev, tangent)
         else:
             R_delta = g.backward(R_dC_da, z, a_prev)
-    result += cost.penalty.l2 * cost.penalty.chosen(architecture).astype(theta.dtype) * direction
+    at = cost.penalty.chosen(architecture)
+    result[at] += cost.penalty.l2 * direction[at]
     return result

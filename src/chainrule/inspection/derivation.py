@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import ParameterError
+from ..formulas.activations import identity
 from ..formulas.losses import on_logits
 from .expression import (
     TRANSPOSE,
@@ -232,14 +233,14 @@ def _forward(t: Trace, w: _Writer, i: int) -> list[Step]:
         terms = (mapped, b) if here.b is not None else (mapped,)
         z, a = _of("z", l), _of("a", l)
         relations: list[Expression] = [equals(z, Sum(terms) if len(terms) > 1 else mapped, w.vector(here.z[i]))]
-        if g.name != "identity":
+        if not g.same(identity):
             relations.append(equals(a, Function(g.name, (z,)), w.vector(here.a[i])))
         title = f"Forward, {here.layer} (layer {l}), sample {i}"
         if l == 1:
             relations.insert(0, equals(Symbol("x"), w.vector(t.X[i])))
         if g.formula and g.name not in ("identity", "tanh", "exp"):
             relations.append(equals(Function(g.name, (Symbol("z"),)), parse(g.formula)))
-        steps.append(Step(title, tuple(relations), g.source if g.name != "identity" else ""))
+        steps.append(Step(title, tuple(relations), g.source if not g.same(identity) else ""))
     return steps
 
 
@@ -290,7 +291,7 @@ def _deltas(t: Trace, w: _Writer, i: int, down_to: int) -> list[Step]:
             cost = t.cost_record
             pair = on_logits(g, cost.loss)
             seed = cost.seed(t.dC_dL, t.y)[i, 0]
-            if pair is not None and g.name != "identity":
+            if pair is not None and not g.same(identity):
                 rest = here.dC_dz[i] / seed if seed else here.dC_dz[i]
                 relations.append(
                     equals(
@@ -315,7 +316,7 @@ def _deltas(t: Trace, w: _Writer, i: int, down_to: int) -> list[Step]:
             relations.append(
                 equals(delta, Product((arriving_symbol, Symbol("γ", str(l))), ""), w.vector(here.dC_dz[i]))
             )
-        elif g.name == "identity":
+        elif g.same(identity):
             relations.append(equals(delta, arriving_symbol, w.vector(here.dC_dz[i])))
         else:
             z = Symbol("z", str(l))
@@ -328,7 +329,7 @@ def _deltas(t: Trace, w: _Writer, i: int, down_to: int) -> list[Step]:
                     w.vector(here.dC_dz[i]),
                 )
             )
-        steps.append(Step(title, tuple(relations), g.source if g.name != "identity" else ""))
+        steps.append(Step(title, tuple(relations), g.source if not g.same(identity) else ""))
     return steps
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core.architecture import Architecture
+from ..formulas.activations import identity
 from ..formulas.losses import Loss, on_logits
 
 Kind = Literal["data", "parameter", "computation"]
@@ -114,7 +115,7 @@ def computation_graph(architecture: Architecture, loss: Loss) -> Graph:
         nodes.append(Node(z, f"z^{number} = {formula}", shape, "computation"))
         edges += [(before, z), *((f"{name}{number}", z) for name, _ in parameters)]
         before, shown = z, f"z^{number}"
-        if layer.g.name != "identity":
+        if not layer.g.same(identity):
             nodes.append(Node(a, f"a^{number} = {layer.g}(z^{number})", shape, "computation"))
             edges.append((z, a))
             before, shown = a, f"a^{number}"

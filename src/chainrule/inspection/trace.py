@@ -19,6 +19,7 @@ from ..core.backward import Gradient, backward
 from ..core.cost import Cost, Penalty
 from ..core.layers import Layer, Parameters
 from ..errors import ParameterError
+from ..formulas.activations import step
 from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, refuse_large, transposed
 from .paths import Path, largest
 
@@ -221,7 +222,7 @@ class Trace:
     def check_passable(self, first: int, last: int) -> None:
         """Raise ParameterError where a step function lies in the layers `first` … `last`."""
         for number in range(max(first, 1), last + 1):
-            if self.architecture.layers[number - 1].g.name == "step":
+            if self.architecture.layers[number - 1].g.same(step):
                 raise ParameterError(
                     f"Derivative through {self.architecture.describe(number)}: step is flat, its derivative is 0 "
                     "wherever it exists, so training cannot pass it. Use sigmoid or another activation there."

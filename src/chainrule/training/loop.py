@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, all_finite
+from ..arrays import Array, all_finite, check_count, check_number
 from ..core.architecture import Architecture, Masks, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
 from ..counter import Purpose, generator
 from ..errors import DivergenceError, NotTrainedError, ParameterError, unknown_name
+from ..formulas.losses import CATALOGUE as LOSSES
 from ..formulas.record import Record
 from .metrics import find_metric
 from .optimizers import Optimizer, update
@@ -53,8 +54,8 @@ class Plan:
         monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse" or "mae".
         patience, tolerance: stop when the score has not fallen by more than `tolerance` for `patience` epochs.
             The score is the monitored one, or the training cost without a validation set.
-        time_limit: seconds; max_steps: updates. Both hold for each start and may end it inside an epoch.
-        seed: of shuffles and dropout masks.
+        time_limit: seconds, of all starts together; max_steps: updates, of each start. Both may end inside an epoch.
+        seed, start: of shuffles and dropout masks; `start` counts the random starts of a fit.
     """
 
     cost: Cost
@@ -71,22 +72,19 @@ class Plan:
     time_limit: float | None = None
     max_steps: int | None = None
     seed: int = 0
+    start: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "max_steps"):
             value = getattr(self, name)
-            if value is None and name != "epochs":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ParameterError(f"fit: expected {name} to be a whole number of at least 1, got {value!r}.")
+            if value is not None or name == "epochs":
+                check_count("fit", name, value)
+        for name in ("clip_norm", "time_limit"):
+            if getattr(self, name) is not None:
+                check_number("fit", name, getattr(self, name), above=True)
+        check_number("fit", "tolerance", self.tolerance)
         if self.sampling not in SAMPLINGS:
             raise unknown_name("fit, sampling", self.sampling, SAMPLINGS)
-        for name in ("clip_norm", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ParameterError(f"fit: expected {name} above 0, got {value!r}.")
-        if not self.tolerance >= 0:
-            raise ParameterError(f"fit: expected tolerance of at least 0, got {self.tolerance!r}.")
         find_metric("fit, monitor", self.monitor, self.cost.loss)
 
     def rows_per_step(self, rows: int) -> int:
@@ -110,7 +108,7 @@ class Plan:
         """The row numbers (N,) of an epoch (0, 1 …), in the order in which batches take them."""
         if self.sampling == "sequential":
             return np.arange(rows)
-        rng = generator(self.seed, Purpose.ORDER, epoch)
+        rng = generator(self.seed, Purpose.ORDER, epoch, self.start)
         return rng.integers(0, rows, rows) if self.sampling == "replacement" else rng.permutation(rows)
 
 
@@ -131,7 +129,7 @@ class Snapshot:
     """The whole state of a run between two steps; a run continues from it with the same bits.
 
     Attributes:
-        identity: of the plan that it belongs to (`Plan.identity`).
+        identity: of the run that it belongs to: plan, network and data. start: the number of its random start.
         theta: θ (P,). slots: the optimizer's state, vectors (P,) by name.
         step: updates made so far.
         cost_sum: of the steps of the epoch that is under way, each with its share.
@@ -142,6 +140,7 @@ class Snapshot:
     """
 
     identity: str
+    start: int
     theta: Array
     slots: Mapping[str, Array]
     step: int = 0
@@ -154,12 +153,10 @@ class Snapshot:
     stale: int = 0
     seconds: float = 0.0
 
-    @staticmethod
-    def start(plan: Plan, rows: int, theta: Array) -> Snapshot:
-        """The state before the first step on so many rows."""
-        return Snapshot(
-            plan.identity(rows), theta.copy(), {name: np.zeros_like(theta) for name in plan.optimizer.slots}
-        )
+
+def first_snapshot(identity: str, start: int, theta: Array, optimizer: Optimizer) -> Snapshot:
+    """The state before the first step."""
+    return Snapshot(identity, start, theta.copy(), {name: np.zeros_like(theta) for name in optimizer.slots})
 
 
 class Step(NamedTuple):
@@ -205,9 +202,14 @@ class Training:
             self._order = (epoch, self.plan.order(epoch, self.N))
         B = self.plan.rows_per_step(self.N)
         rows = self._order[1][k * B : (k + 1) * B]
-        masks = self.architecture.masks(len(rows), self.plan.seed, number, self.snapshot.theta.dtype)
+        dtype = self.snapshot.theta.dtype
+        masks = self.architecture.masks(len(rows), self.plan.seed, number, dtype, self.plan.start)
+        return Step(rows, masks, self.learning_rate(number))
+
+    def learning_rate(self, number: int) -> float:
+        """η of step `number` (0, 1 …), before the layers' own factors."""
         factor = self.plan.schedule.factor(number / self.steps_per_epoch, self.plan.epochs)
-        return Step(rows, masks, self.plan.optimizer.learning_rate * factor)
+        return self.plan.optimizer.learning_rate * factor
 
     def gradient(self, step: Step) -> Gradient:
         """C and ∂C/∂θ of a step at the present θ, before clipping."""
@@ -259,7 +261,7 @@ class Training:
         if not (all_finite(theta) and all(all_finite(slot) for slot in slots)):
             raise DivergenceError(self._where(now.step, "the update of the parameters overflows"))
         share = len(step.rows) / self.rows_per_epoch
-        phi = float(G.losses.aggregated) * (1.0 if plan.cost.aggregate.name == "sum" else share)
+        phi = float(G.losses.aggregated) * (1.0 if plan.cost.aggregate.over_epoch == "sum" else share)
         self.snapshot = replace(
             now,
             theta=theta,
@@ -274,7 +276,7 @@ class Training:
         epoch = now.step // self.steps_per_epoch
         row: Row = {"epoch": epoch, "step": now.step}
         row["train_cost"] = score = now.cost_sum
-        row["learning_rate"] = self.step(now.step - 1).learning_rate
+        row["learning_rate"] = self.learning_rate(now.step - 1)
         if self.validation is not None:
             y_hat, row["valid_cost"] = self.evaluate(self.validation)
             score = row["valid_cost"]
@@ -343,10 +345,10 @@ class Training:
             number = tensor[bad][~np.isfinite(tensor[bad])][0]
             hint = ""
             if name.startswith("the loss") and cost.loss.prediction[0] == 0:
-                hint = (
-                    " (the logarithm of a zero; a form on logits such as 'binary_cross_entropy_logits' "
-                    "with an identity output cannot reach it)"
+                form = next(
+                    f for f in LOSSES if f in (f"{cost.loss.name}_logits", f"{cost.loss.name}_log", "poisson_log")
                 )
+                hint = f" (the logarithm of a zero; the loss {form!r} with an identity output cannot reach it)"
             return f"{name} is {number} in row {int(step.rows[bad]) if step else bad} of {rows}{hint}"
         return None
 

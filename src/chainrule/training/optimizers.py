@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..arrays import Array, check_number, namespace
 from ..errors import ParameterError, unknown_name
 from ..formulas.record import Function
 
@@ -36,18 +36,6 @@ class Optimizer(Protocol):
         ...
 
 
-def _check(where: str, **values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < np.inf:
-            raise ParameterError(f"{where}: expected {name} above 0, got {value!r}.")
-
-
-def _check_decay(where: str, **values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise ParameterError(f"{where}: expected {name} from 0 to below 1, got {value!r}.")
-
-
 class Parts(NamedTuple):
     """θ_new − θ = per_gradient ⊙ g + momentum + decay, each (P,)."""
 
@@ -68,8 +56,8 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check("SGD", learning_rate=self.learning_rate)
-        _check_decay("SGD", momentum=self.momentum)
+        check_number("SGD", "learning_rate", self.learning_rate, above=True)
+        check_number("SGD", "momentum", self.momentum, high=1)
         if self.nesterov and not self.momentum:
             raise ParameterError("SGD: expected momentum above 0 with nesterov=True, got 0. Set momentum=0.9.")
 
@@ -115,8 +103,11 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check(type(self).__name__, learning_rate=self.learning_rate, eps=self.eps)
-        _check_decay(type(self).__name__, beta1=self.beta1, beta2=self.beta2)
+        name = type(self).__name__
+        check_number(name, "learning_rate", self.learning_rate, above=True)
+        check_number(name, "eps", self.eps, above=True)
+        check_number(name, "beta1", self.beta1, high=1)
+        check_number(name, "beta2", self.beta2, high=1)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -152,8 +143,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.weight_decay < np.inf:
-            raise ParameterError(f"AdamW: expected weight_decay of at least 0, got {self.weight_decay!r}.")
+        check_number("AdamW", "weight_decay", self.weight_decay)
 
     def rule(self, xp: Any, real: Any) -> Function:
         one, decay = real(1), real(self.weight_decay)
@@ -187,7 +177,9 @@ def find_optimizer(where: str, given: Optimizer | str) -> Optimizer:
         if given not in CATALOGUE:
             raise unknown_name(where, given, CATALOGUE)
         return CATALOGUE[given]
-    if not all(hasattr(given, name) for name in ("learning_rate", "slots", "coefficients", "rule")):
+    if isinstance(given, type) or not all(
+        hasattr(given, name) for name in ("learning_rate", "slots", "coefficients", "rule")
+    ):
         raise ParameterError(f"{where}: expected an optimizer such as Adam(0.01), or a name, got {given!r}.")
     return given
 

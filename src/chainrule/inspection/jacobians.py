@@ -113,13 +113,13 @@ def refuse_large(where: str, nbytes: int, shape: tuple[int, ...], limit: int) ->
         )
 
 
-def transposed(jacobian: Array, layout: Layout) -> Array:
-    """A Jacobian (N, outputs, …) in numerator layout (row = output; 000) or in denominator layout (002): the axis
-    of the outputs last.
-
-    Raises:
-        ParameterError: an unknown layout.
-    """
+def check_layout(layout: object) -> None:
+    """Raise ParameterError for an unknown layout."""
     if layout not in ("numerator", "denominator"):
         raise ParameterError(f"Jacobian: expected layout 'numerator' or 'denominator', got {layout!r}.")
+
+
+def transposed(jacobian: Array, layout: Layout) -> Array:
+    """A Jacobian (N, outputs, …) in numerator layout (row = output; 000) or in denominator layout (002): the axis
+    of the outputs last."""
     return jacobian if layout == "numerator" else np.moveaxis(jacobian, 1, -1)

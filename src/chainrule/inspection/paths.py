@@ -49,6 +49,8 @@ def largest(start: float, unit: int, factors: list[Array], output: int, k: int) 
         before = best // (candidates.shape[1] // len(reached)), best % (candidates.shape[1] // len(reached))
         origin = [part[before] for part in origin] + [np.broadcast_to(rows, best.shape)]
         reached = np.arange(len(D))
+    if output not in reached:  # the last layer's own weight leads to its own unit alone
+        return []
     at = int(np.flatnonzero(reached == output)[0])
     whole, all_of_it = float(total[at]), float(magnitude[at])
     found = []

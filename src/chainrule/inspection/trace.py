@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, check_count
 from ..core.architecture import Architecture, Masks, Values, forward
 from ..core.backward import Gradient, backward
 from ..core.cost import Cost, Penalty
 from ..core.layers import Layer, Parameters
 from ..errors import ParameterError
 from ..formulas.activations import step
-from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, refuse_large, transposed
+from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, check_layout, refuse_large, transposed
 from .paths import Path, largest
 
 Target = Literal["W", "b", "a", "z", "x"]
@@ -64,7 +64,9 @@ class LayerTrace:
         by_z = self.layer.g.backward(rows, self.z[:, None, :], self.a[:, None, :])
         mask = None if self.mask is None else np.repeat(self.mask, n, axis=0)
         flat = self.layer.backward(by_z.reshape(-1, n), Parameters(self.W, self.b), mask)
-        return flat.reshape(len(self.z), n, -1)
+        D = flat.reshape(len(self.z), n, -1)
+        D.flags.writeable = False
+        return D
 
     def per_sample(self, limit: int = LIMIT) -> Parameters:
         """Each sample's part of ∂C/∂W (N, …shape of W) and ∂C/∂b (N, n_l): δᵢ ⊗ a_prevᵢ. They sum to dC_dW, dC_db.
@@ -168,6 +170,7 @@ class Trace:
             ParameterError: a layer that does not exist or comes after `of_layer`, a layer without W or b, a step
                 function on the way, or a tensor larger than `limit` bytes.
         """
+        check_layout(layout)
         upper = len(self.layers) if of_layer is None else self[of_layer].number
         if wrt not in ("W", "b", "a", "z", "x") or of not in ("a", "z"):
             raise ParameterError(f"Jacobian: expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got {of!r} by {wrt!r}.")
@@ -202,16 +205,17 @@ class Trace:
         here: LayerTrace = self[layer]
         if here.W is None or here.W.ndim != 2:
             raise ParameterError(f"Paths: expected a dense layer, got {self.architecture.describe(layer)}.")
+        if len(index) != 2:
+            raise ParameterError(f"Paths: expected an index (row, column) of W, got {index!r}.")
         for name, value, size in (
-            ("row of W", index[0], here.W.shape[0]),
-            ("column of W", index[1], here.W.shape[1]),
-            ("output", output, self.architecture.outputs),
-            ("sample", sample, len(self.X)),
+            ("a row of W", index[0], here.W.shape[0]),
+            ("a column of W", index[1], here.W.shape[1]),
+            ("an output", output, self.architecture.outputs),
+            ("a sample", sample, len(self.X)),
         ):
-            if not 0 <= value < size:
-                raise ParameterError(f"Paths: expected a {name} from 0 to {size - 1}, got {value}.")
-        if k < 1:
-            raise ParameterError(f"Paths: expected k of at least 1, got {k}.")
+            if not isinstance(value, int | np.integer) or not 0 <= value < size:
+                raise ParameterError(f"Paths: expected {name} from 0 to {size - 1}, got {value}.")
+        check_count("Paths", "k", k)
         if here.layer.g.rowwise:
             raise ParameterError(f"Paths: expected an elementwise activation in layer {layer}, got {here.layer.g}.")
         self.check_passable(layer, len(self.layers))
@@ -272,6 +276,7 @@ def trace(
     masks: Masks | None = None,
 ) -> Trace:
     """The trace of a batch: X (N, n_0), y (N, n_L), s (N,), with the mean weight of the data set that it is from."""
+    X, y, s, theta = (_frozen(np.array(given)) for given in (X, y, s, theta))  # the caller's may change later
     values = forward(architecture, theta, X, masks, keep="all")
     of_data = replace(cost, penalty=Penalty())
     G: Gradient = backward(architecture, theta, values, y, of_data, s, mean_weight, masks, keep="all")
@@ -287,18 +292,18 @@ def trace(
         assert dC_da is not None and dC_dz is not None and dC_da_prev is not None
         mask = masks[number - 1] if masks else None
         arrays = (*p, a_prev, z, a, layer.g.derivative(z, a), dC_da, dC_dz, dC_da_prev, *g, mask)
-        layers.append(LayerTrace(number, layer, *(_read_only(array) for array in arrays)))  # type: ignore[arg-type]
+        layers.append(LayerTrace(number, layer, *(None if array is None else _frozen(array) for array in arrays)))  # type: ignore[arg-type]
     return Trace(
         X=X,
         y=y,
         s=s,
         layers=tuple(layers),
-        loss_per_output=G.losses.per_output,
-        loss=G.losses.per_sample,
-        dC_dL=G.losses.dC_dL,
+        loss_per_output=_frozen(G.losses.per_output),
+        loss=_frozen(G.losses.per_sample),
+        dC_dL=_frozen(G.losses.dC_dL),
         penalty=float(R),
         cost=float(G.cost + R),
-        dC_dtheta=with_penalty,
+        dC_dtheta=_frozen(with_penalty),
         architecture=architecture,
         theta=theta,
         cost_record=cost,
@@ -307,9 +312,8 @@ def trace(
     )
 
 
-def _read_only(array: Array | None) -> Array | None:
-    if array is None:
-        return None
+def _frozen(array: Array) -> Array:
+    """A view that cannot be written to."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -178,7 +178,11 @@ def test_every_flag_reaches_the_model(run, houses):
         "l2": 1e-3,
         "optimizer": "adamw",
         "learning-rate": 0.01,
+        "beta1": 0.8,
         "beta2": 0.99,
+        "eps": 1e-7,
+        "tolerance": 0.001,
+        "init": "glorot_normal",
         "weight-decay": 0.02,
         "schedule": "step(every=5)",
         "batch-size": 50,
@@ -200,7 +204,9 @@ def test_every_flag_reaches_the_model(run, houses):
         "task": "regression",
     }
     given = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    status, out, err = run("train", houses, "-t", "price", *given, "--no-scale-layer", "--no-ntk", "--out", "m")
+    status, out, err = run(
+        "train", houses, "-t", "price", *given, "--no-scale-layer", "--no-ntk", "--no-drop-last", "--out", "m"
+    )
     assert (status, err) == (0, "")
     assert "2 starts" in out
     model = cli_model("m")
@@ -402,3 +408,112 @@ def test_digits_in_a_few_epochs(run):
     metrics = json.loads(Path("chainrule-digits/metrics.json").read_text())
     assert metrics["test"]["error_rate"] <= 0.04
     assert metrics["rows"] == {"train": 1168, "validation": 270, "test": 359}
+
+
+def test_text_that_looks_like_numbers_is_read_alike_in_every_file(run):
+    """A code such as 007 stays text in a test file that holds no other codes, and the metrics show it."""
+    rng = np.random.default_rng(0)
+    rows = [
+        [code, {"007": 1.0, "008": 5.0, "00A": 9.0}[code] + rng.normal(0, 0.1)] for code in ("007", "008", "00A") * 60
+    ]
+    main = write_csv("main.csv", [["code", "y"], *rows])
+    other = write_csv("other.csv", [["code", "y"], *(row for row in rows if row[0] != "00A")])
+    assert run("train", main, "-t", "y", "--test", other, "--valid", other, "--epochs", 60, "--out", "m")[0] == 0
+    _, out, _ = run("evaluate", "m", other, "--json")
+    metrics = json.loads(Path("m/metrics.json").read_text())
+    assert metrics["test"]["rmse"] == pytest.approx(json.loads(out)["rmse"], rel=1e-9)
+    assert metrics["test"]["rmse"] < 1
+
+
+def test_rows_in_messages_are_those_of_the_file(run):
+    rows = [[i, 2 * i] for i in range(60)]
+    rows[30][0] = "inf"
+    path = write_csv("inf.csv", [["x", "y"], *rows])
+    for seed in range(3):
+        status, _, err = run("train", path, "-t", "y", "--task", "regression", "--seed", seed)
+        assert status == 1 and "at row 31" in err
+
+
+def test_bad_rows_of_the_test_file_are_found_before_training(run, houses):
+    lines = table(60, seed=1)
+    lines[51][0] = "inf"
+    bad = write_csv("bad.csv", lines)
+    status, out, err = run("train", houses, "-t", "price", "--test", bad, *FAST)
+    assert (status, out) == (1, "") and "'size'" in err and "row 51" in err
+
+
+def test_a_test_file_may_have_other_columns(run, houses):
+    lines = [[*row, "more"] for row in table(60, seed=1)]
+    test = write_csv("more.csv", lines)
+    assert run("train", houses, "-t", "price", "--test", test, *FAST)[0] == 0
+
+
+def test_sequential_sampling_uses_every_row(run):
+    rows = [[0, 0.0]] * 300 + [[1, 10.0]] * 211
+    path = write_csv("two.csv", [["x", "y"], *rows])
+    flags = ("--task", "regression", "--sampling", "sequential", "--test-fraction", 0, "--valid", path, "--epochs", 60)
+    assert run("train", path, "-t", "y", *flags, "--out", "m")[0] == 0
+    run("predict", "m", path, "--out", "p.csv")
+    predicted = np.array([float(line["y"]) for line in read_csv("p.csv")])
+    assert abs(predicted[0]) < 1 and abs(predicted[-1] - 10) < 1
+
+
+def test_counts_far_from_one(run):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, 400)
+    path = write_csv("counts.csv", [["x", "n"], *zip(x, rng.poisson(5000 * (1 + x)), strict=True)])
+    for loss in ("poisson", "gamma"):
+        assert run("train", path, "-t", "n", "--loss", loss, "--task", "regression", "--out", loss)[0] == 0
+        metrics = json.loads(Path(loss, "metrics.json").read_text())
+        assert metrics["test"]["rmse"] < 0.3 * metrics["baselines"]["constant"]["rmse"]
+
+
+def test_one_class_in_the_test_part_still_gives_strict_json(run, houses):
+    one = write_csv("one.csv", [row for k, row in enumerate(table(200, seed=2)) if k == 0 or row[6] == "dear"])
+    flags = ("-t", "class", *ignore("price", "many"), *FAST, "--test", one, "--out", "m")
+    assert run("train", houses, *flags)[0] == 0
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    metrics = json.loads(Path("m/metrics.json").read_text(), parse_constant=refuse)
+    assert "auc" not in metrics["test"] and "auc" in metrics["validation"]
+
+
+def test_a_rare_label_that_training_never_sees(run):
+    rng = np.random.default_rng(0)
+    rows = [[rng.normal(), rng.integers(0, 2), int(i == 0)] for i in range(60)]
+    path = write_csv("rare.csv", [["x", "m1", "rare"], *rows])
+    for seed in range(4):
+        status, _, err = run("train", path, "-t", "m1,rare", "--seed", seed, "--epochs", 3, "--hidden", "4")
+        assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize("flag", ["time-limit", "clip-norm", "weight-decay", "beta2", "lr"])
+def test_settings_that_are_not_finite(run, houses, flag):
+    status, _, err = run("train", houses, "-t", "price", f"--{flag}", "nan", *FAST)
+    assert status == 2 and err.startswith("error: ") and not Path("chainrule-houses").exists()
+
+
+def test_a_column_name_with_a_comma(run):
+    path = write_csv("comma.csv", [["a,b", "x", "y"], *([i, i * 2, i * 3] for i in range(60))])
+    assert run("train", path, "-t", "y", "--ignore", "a,b", *FAST, "--out", "m")[0] == 0
+    assert cli_model("m").encoder.feature_names == ("x",)
+
+
+def test_explain_prints_the_numbers_of_a_row(run, houses):
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), "--epochs", 5, "--hidden", "3", "--out", "m")
+    model = cli_model("m")
+    from chainrule.tables.read import read_table
+
+    row = read_table(houses).slice(6, 1)
+    part = model.part(row)
+    gradient = model.network.gradient(part.X, part.y, loss=model.loss).dC_dW[2][1, 4]
+    status, out, _ = run("explain", "m", houses, "--row", 7, "--what", "W", "--layer", 2, "--index", "1,4")
+    assert status == 0 and out.rstrip().endswith(f"= {gradient:.6g}")
+    status, out, _ = run("explain", "m", houses, "--row", 7)
+    assert f"= {model.network.cost(part.X, part.y, loss=model.loss):.6g}" in out
+    assert run("explain", "m", houses, "--row", 7, "--format", "html")[1].startswith("<section")
+    for bad in (("--row", 301), ("--what", "W"), ("--what", "W", "--layer", 9, "--index", "0,0"), ("--index", "a")):
+        status, _, err = run("explain", "m", houses, *bad)
+        assert status == 2 and err.startswith("error: ")

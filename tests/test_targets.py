@@ -31,7 +31,8 @@ def infer(task: Any = None, **columns: Any) -> Target:
         (pa.array(["b", "a", "b"]).dictionary_encode(), "binary", 1, ("a", "b")),
         ([1, 2, 3, 4], "regression", 1, ()),
         (list(range(21)) * 9, "regression", 1, ()),
-        ([0.0, 1.0] * 50, "regression", 1, ()),
+        ([0.0, 1.0] * 50, "binary", 1, (0.0, 1.0)),
+        ([0.0, 1.5] * 50, "regression", 1, ()),
     ],
 )
 def test_one_column(values: Any, task: str, units: int, classes: tuple[Any, ...]) -> None:
@@ -89,8 +90,9 @@ def test_regression_standardises_and_maps_back() -> None:
     np.testing.assert_allclose(z.std(axis=0), 1)
     np.testing.assert_allclose(np.column_stack(list(target.decode(z).values())), target.truth(table), rtol=1e-12)
     np.testing.assert_array_equal(target.truth(table)[:, 0], y[:, 0])
-    raw = infer_target(table, ["a"], standardise=False)
-    np.testing.assert_array_equal(raw.encode(table)[:, 0], y[:, 0])
+    divided = infer_target(table, ["a"], standardise=False)
+    np.testing.assert_allclose(divided.encode(table)[:, 0], y[:, 0] / y[:, 0].mean(), rtol=1e-14)
+    np.testing.assert_allclose(divided.decode(divided.encode(table))["a"], y[:, 0], rtol=1e-14)
 
 
 @pytest.mark.parametrize("values", [((True, False), (False, True)), ((1, 0), (0, 1))])

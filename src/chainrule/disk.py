@@ -5,11 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from .errors import OutputError
+
+
+def replace_all(files: Mapping[Path, bytes]) -> None:
+    """Write several files so that either all of them are replaced or none: all are on disk before the first moves.
+
+    Raises:
+        OutputError: as `replacing`.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in files.items():
+            stream = stack.enter_context(replacing(path))
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

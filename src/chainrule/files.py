@@ -40,12 +40,17 @@ def write_model(
     Raises:
         OutputError: it could not be written; what was there before is untouched.
     """
+    with replacing(path) as stream:
+        stream.write(model_bytes(kind, arrays, document))
+
+
+def model_bytes(kind: str, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> bytes:
+    """The content of a model file."""
     from safetensors.numpy import save
 
     text = json.dumps({"format": FORMAT, "kind": kind, **document}, ensure_ascii=False, allow_nan=False)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with replacing(path) as stream:
-        stream.write(save(whole, metadata={"chainrule": text}))
+    return save(whole, metadata={"chainrule": text})
 
 
 def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:

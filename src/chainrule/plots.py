@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,13 @@ def _plain(axes: Any) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=144)
+    return stream.getvalue()
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG, as a whole or not at all.
 
@@ -40,7 +48,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         OutputError: it could not be written.
     """
     with replacing(path) as stream:
-        figure.savefig(stream, format="png", dpi=144)
+        stream.write(png(figure))
 
 
 def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
@@ -61,13 +69,17 @@ def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
             cost = [row[key] for row in run.history]
             axes.plot(epochs, cost, color=color, linewidth=1.8, marker="o" if len(cost) == 1 else "", label=label)
     if run.best_epoch:
-        axes.axvline(run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch, {run.best_epoch}")
+        by = run.plan.monitor.replace("_", " ")
+        axes.axvline(
+            run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch by {by}, {run.best_epoch}"
+        )
     if all(row[key] > 0 for _, key, _ in curves for row in run.history if key in row):
         axes.set_yscale("log")
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis(lambda cost, _: f"{cost:g}")
         if len(axes.get_yticks(minor=True)) > 12:
             axes.yaxis.set_minor_formatter(lambda cost, _: "")
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel("cost", color=INK)
     axes.set_title(title, color=INK, loc="left")

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .arrays import Array
 from .errors import require
-from .table_model import Problem, TableModel
+from .table_model import Part, Problem, TableModel
 from .tables.targets import Target
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Metrics = dict[str, float]
 BASELINE_ROWS = 50_000  # the baselines learn from at most so many rows
 
 
-def score(target: Target, y_hat: Array, truth: Array, s: Array) -> Metrics:
-    """Weighted metrics of an output ŷ (N, units) against the truth in the table's own units.
+def score(target: Target, y_hat: Array, decisions: Array | None, truth: Array, s: Array) -> Metrics:
+    """Weighted metrics of an output ŷ (N, units), and of decisions by class, against the truth in the table's units.
 
     Classification: error_rate, log_loss, and auc with two classes (left out where only one occurs).
     Regression: rmse, mae and r2; with several targets their averages, then each target's rmse.
     """
     m = require("sklearn.metrics", "table", "Metrics")
-    if target.task == "regression":
+    if decisions is None:
         y = y_hat * np.array(target.scale) + np.array(target.mean)
         result = {
             "rmse": m.root_mean_squared_error(truth, y, sample_weight=s),
@@ -37,68 +34,71 @@ def score(target: Target, y_hat: Array, truth: Array, s: Array) -> Metrics:
             each = m.root_mean_squared_error(truth, y, sample_weight=s, multioutput="raw_values")
             result |= {f"rmse {name}": value for name, value in zip(target.names, each, strict=True)}
     elif target.task == "multiclass":
-        labels = np.arange(target.units)
-        y_hat = y_hat / y_hat.sum(axis=1, keepdims=True)  # float32 probabilities sum to 1 only to seven digits
+        p = y_hat / y_hat.sum(axis=1, keepdims=True)  # float32 probabilities sum to 1 only to seven digits
         result = {
-            "error_rate": m.zero_one_loss(truth, y_hat.argmax(axis=1), sample_weight=s),
-            "log_loss": m.log_loss(truth, y_hat, labels=labels, sample_weight=s),
+            "error_rate": m.zero_one_loss(truth, decisions, sample_weight=s),
+            "log_loss": m.log_loss(truth, p, labels=np.arange(target.units), sample_weight=s),
         }
     else:
-        columns = truth.reshape(y_hat.shape)
-        parts = [_binary(m, y_hat[:, j], columns[:, j], s) for j in range(target.units)]
-        result = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+        columns, chosen = truth.reshape(y_hat.shape), decisions.reshape(y_hat.shape)
+        parts = [_binary(m, y_hat[:, j], chosen[:, j], columns[:, j], s) for j in range(target.units)]
+        shared = [name for name in parts[0] if all(name in part for part in parts)]
+        result = {name: float(np.mean([part[name] for part in parts])) for name in shared}
     return {name: float(value) for name, value in result.items()}
 
 
-def _binary(m: Any, p: Array, truth: Array, s: Array) -> Metrics:
+def _binary(m: Any, p: Array, decisions: Array, truth: Array, s: Array) -> Metrics:
     result = {
-        "error_rate": m.zero_one_loss(truth, p >= 0.5, sample_weight=s),
+        "error_rate": m.zero_one_loss(truth, decisions, sample_weight=s),
         "log_loss": m.log_loss(truth, p, labels=[0, 1], sample_weight=s),
     }
-    seen = set(truth[s > 0].tolist())
-    return result | {"auc": m.roc_auc_score(truth, p, sample_weight=s) if len(seen) == 2 else float("nan")}
+    if len(set(truth[s > 0].tolist())) == 2:
+        result["auc"] = m.roc_auc_score(truth, p, sample_weight=s)
+    return result
 
 
-def evaluate(model: TableModel, table: pa.Table) -> Metrics:
-    """The metrics of a model on a table that has the target columns.
-
-    Raises:
-        DataError: a column is missing or holds something else than in training.
-    """
-    return score(model.target, model.outputs(table), model.target.truth(table), model.weights(table))
+def evaluate(model: TableModel, part: Part) -> Metrics:
+    """The metrics of a model on rows with their targets (`TableModel.part`)."""
+    return score(model.target, model.outputs(part.X), model.decisions(part.X), part.truth, part.s)
 
 
-def baselines(problem: Problem, test: pa.Table) -> dict[str, Metrics]:
+def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
     """The same metrics of a constant and of a linear model, fitted on the training and validation rows."""
-    import pyarrow as pa
-
     linear = require("sklearn.linear_model", "table", "Baselines")
     dummy = require("sklearn.dummy", "table", "Baselines")
-    model, target = problem.model, problem.model.target
-    table = pa.concat_tables(
-        [part.select(test.column_names) for part in (problem.parts.train, problem.parts.valid) if part is not None],
-        promote_options="permissive",
-    )
-    if table.num_rows > BASELINE_ROWS:
-        table = table.take(np.linspace(0, table.num_rows - 1, BASELINE_ROWS).astype(int))
-    X, y, s = model.encoder.encode(table), target.encode(table), model.weights(table)
-    X_test, truth, s_test = model.encoder.encode(test), target.truth(test), model.weights(test)
+    target = problem.model.target
+    parts = [part for part in (problem.train, problem.valid) if part is not None]
+    X, y, s = (np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y", "s"))
+    if len(X) > BASELINE_ROWS:
+        some = np.linspace(0, len(X) - 1, BASELINE_ROWS).astype(int)
+        X, y, s = X[some], y[some], s[some]
     if target.task == "regression":
         learners = {"constant": dummy.DummyRegressor(), "linear": linear.LinearRegression()}
     else:
-        learners = {
-            "constant": dummy.DummyClassifier(strategy="prior"),
-            "linear": linear.LogisticRegression(max_iter=500),
-        }
+        constant = dummy.DummyClassifier(strategy="prior")
+        learners = {"constant": constant, "linear": linear.LogisticRegression(max_iter=500)}
     result = {}
     for name, learner in learners.items():
         if target.task == "regression":
-            y_hat = learner.fit(X, y, sample_weight=s).predict(X_test).reshape(len(X_test), -1)
-        elif target.task == "multiclass":
-            y_hat = learner.fit(X, y, sample_weight=s).predict_proba(X_test)
+            y_hat = learner.fit(X, y, sample_weight=s).predict(test.X).reshape(len(test.X), -1)
+            result[name] = score(target, y_hat, None, test.truth, test.s)
+            continue
+        if target.task == "multiclass":
+            y_hat = _probabilities(learner, X, y.argmax(axis=1), s, test.X, target.units)
         else:
-            y_hat = np.column_stack(
-                [learner.fit(X, column, sample_weight=s).predict_proba(X_test)[:, 1] for column in y.T]
-            )
-        result[name] = score(target, y_hat, truth, s_test)
+            columns = [_probabilities(learner, X, column, s, test.X, 2)[:, 1] for column in y.T]
+            y_hat = np.column_stack(columns)
+        result[name] = score(target, y_hat, target.decisions(y_hat), test.truth, test.s)
     return result
+
+
+def _probabilities(learner: Any, X: Array, labels: Array, s: Array, X_test: Array, classes: int) -> Array:
+    """P (N, classes) of a classifier; a class that it has not seen has probability 0, a single one probability 1."""
+    p = np.zeros((len(X_test), classes))
+    seen = np.unique(labels[s > 0]).astype(int)
+    if len(seen) == 1:
+        p[:, seen[0]] = 1
+    else:
+        learner.fit(X[s > 0], labels[s > 0], sample_weight=s[s > 0])
+        p[:, learner.classes_.astype(int)] = learner.predict_proba(X_test)
+    return p

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import files
-from .arrays import Array, check_weights
+from .arrays import Array, check_count, check_weights
 from .core.cost import Penalty, make_cost
 from .core.layers import Dense, Dropout, Layer, Scale
+from .disk import replacing
 from .errors import DataError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss
@@ -50,23 +51,29 @@ class Settings:
     dropout: float = 0.0
     scale_layer: bool = True
     ntk: bool = True
+    init: str | None = None  # normal with ntk, else by activation
     loss: str | None = None
     aggregate: str = "mean"
+    average_outputs: bool = False
     label_smoothing: float | None = None
     l1: float = 0.0
     l2: float = 0.0
     optimizer: str = "adam"
     learning_rate: float | None = None
     momentum: float = 0.9
+    beta1: float = 0.9
     beta2: float = 0.95
+    eps: float = 1e-8
     weight_decay: float = 0.01
     schedule: str = "coslog4"
     batch_size: int = 256
     epochs: int | None = None  # by training rows: 256 below 10 000, else 64
     sampling: str = "shuffle"
+    drop_last: bool = True  # of shuffled rows the short batch at the end is left out, others each time
     clip_norm: float | None = None
     monitor: str | None = None
     patience: int | None = None
+    tolerance: float = 0.0
     time_limit: float | None = None
     starts: int = 1
     seed: int = 0
@@ -78,12 +85,13 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The rows of a training: three tables with their sample weights."""
+class Part:
+    """Rows as arrays: X (N, n_0), y as the loss takes it (N, units), the truth in the table's own units, weights s (N,)."""
 
-    train: pa.Table
-    valid: pa.Table | None
-    test: pa.Table | None
+    X: Array
+    y: Array
+    truth: Array
+    s: Array
 
 
 @dataclass(frozen=True)
@@ -115,22 +123,31 @@ class TableModel:
         Raises:
             DataError: a column is missing or holds something else than in training.
         """
-        return self.target.decode(self.outputs(table))
+        X = self.encoder.encode(table)
+        return self.target.decode(self.outputs(X), self.decisions(X))
 
-    def outputs(self, table: pa.Table) -> Array:
+    def outputs(self, X: Array) -> Array:
         """ŷ (N, units) in float64, in the network's own units."""
-        return self.network.predict(self.encoder.encode(table)).astype(np.float64)
+        return self.network.predict(X).astype(np.float64)
 
-    def weights(self, table: pa.Table) -> Array:
-        """Sample weights (N,) from the weight column; ones where the table has none."""
-        return weights_of(table, self.weight if self.weight in table.column_names else None)
+    def decisions(self, X: Array) -> Array | None:
+        """Indices of the target's classes, decided on the logits; None in a regression."""
+        return None if self.target.task == "regression" else self.network.decide(X)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one safetensors file, as a whole or not at all.
+    def part(self, table: pa.Table, what: str = "the table") -> Part:
+        """The rows of a table with its targets as arrays; weights are ones where it has no weight column.
 
         Raises:
-            OutputError: it could not be written; what was there before is untouched.
+            DataError: a column is missing or holds something else than in training.
         """
+        truth, y = self.target.truth(table), self.target.encode(table)
+        if self.target.task == "multiclass":
+            y = np.eye(self.target.units)[y]
+        weight = self.weight if self.weight in table.column_names else None
+        return Part(self.encoder.encode(table), y, truth, weights_of(table, weight, what))
+
+    def to_bytes(self) -> bytes:
+        """The content of the model's file."""
         network = self.network
         document = {
             "network": files.describe_architecture(network.architecture),
@@ -141,7 +158,16 @@ class TableModel:
             "weight": self.weight,
             "settings": dataclasses.asdict(self.settings),
         }
-        files.write_model(path, "table", {"theta": network.theta}, document)
+        return files.model_bytes("table", {"theta": network.theta}, document)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file, as a whole or not at all.
+
+        Raises:
+            OutputError: it could not be written; what was there before is untouched.
+        """
+        with replacing(path) as stream:
+            stream.write(self.to_bytes())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> TableModel:
@@ -167,7 +193,7 @@ def _rebuild(arrays: dict[str, Array], document: dict[str, Any]) -> TableModel:
     return TableModel(network, encoder, target, find_loss("model file", document["loss"]).spec, weight, settings)
 
 
-def weights_of(table: pa.Table, column: str | None) -> Array:
+def weights_of(table: pa.Table, column: str | None, what: str = "the table") -> Array:
     """Sample weights (N,) from a column; ones without one.
 
     Raises:
@@ -182,7 +208,7 @@ def weights_of(table: pa.Table, column: str | None) -> Array:
     if np.isnan(values).any():
         row = int(np.argmax(np.isnan(values)))
         raise DataError(f"Column {column!r}: expected a sample weight in every row, got a gap at row {row + 1}.")
-    return check_weights(f"Column {column!r}", values, len(values))
+    return check_weights(f"Column {column!r}, {what}", values, len(values))
 
 
 def output_of(target: Target, loss: str | None) -> tuple[str, Loss]:
@@ -227,10 +253,12 @@ def layers_of(settings: Settings, target: Target, output: str) -> list[Layer]:
     layers: list[Layer] = [Scale(learning_rate_factor=6.0)] if settings.scale_layer else []
     for units, name in zip(settings.hidden, names, strict=True):
         bias = "normal" if settings.ntk else "zeros"
-        layers.append(Dense(units, name, ntk=settings.ntk, bias_init=bias, bias_learning_rate_factor=slow))
+        layers.append(
+            Dense(units, name, ntk=settings.ntk, init=settings.init, bias_init=bias, bias_learning_rate_factor=slow)
+        )
         if settings.dropout:
             layers.append(Dropout(settings.dropout))
-    start = "zeros" if settings.hidden else None
+    start = "zeros" if settings.hidden else settings.init
     layers.append(Dense(target.units, output, ntk=settings.ntk, init=start, bias_learning_rate_factor=slow))
     return layers
 
@@ -249,9 +277,9 @@ def optimizer_of(settings: Settings, target: Target) -> Optimizer:
     if name in ("sgd", "momentum", "nesterov"):
         return SGD(rate, 0.0 if name == "sgd" else settings.momentum, name == "nesterov")
     if name == "adam":
-        return Adam(rate, beta2=settings.beta2)
+        return Adam(rate, settings.beta1, settings.beta2, settings.eps)
     if name == "adamw":
-        return AdamW(rate, beta2=settings.beta2, weight_decay=settings.weight_decay)
+        return AdamW(rate, settings.beta1, settings.beta2, settings.eps, settings.weight_decay)
     raise unknown_name("train, optimizer", name, ("sgd", "momentum", "nesterov", "adam", "adamw"))
 
 
@@ -262,25 +290,14 @@ def epochs_of(settings: Settings, rows: int) -> int:
     return 256 if rows < MANY_ROWS else 64
 
 
-def split(table: pa.Table, target: Target, settings: Settings, valid: pa.Table | None, test: pa.Table | None) -> Parts:
-    """Share out the rows by the seed, stratified by class; `valid` and `test` stand where they are given."""
-    labels = target.truth(table) if target.task in ("binary", "multiclass") else None
-    fractions = (
-        0.0 if valid is not None else settings.valid_fraction,
-        0.0 if test is not None else settings.test_fraction,
-    )
-    rows = split_rows(table.num_rows, settings.seed, *fractions, labels)
-    parts = [table.take(part) if len(part) else None for part in rows]
-    assert parts[0] is not None
-    return Parts(parts[0], valid if valid is not None else parts[1], test if test is not None else parts[2])
-
-
 @dataclass(frozen=True)
 class Problem:
     """A table prepared for training: everything is checked, nothing is trained yet."""
 
     model: TableModel  # its network has starting parameters
-    parts: Parts
+    train: Part
+    valid: Part | None
+    test: Part | None
     plan: Plan
     notes: tuple[str, ...]
 
@@ -308,38 +325,71 @@ def prepare(
     if len(used) < len(targets) + len(ignore) + bool(weight):
         raise ParameterError("train: expected targets, ignored columns and weights to be different columns.")
     features = [name for name in table.column_names if name not in used]
-    weights_of(table, weight)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not np.isfinite(value):
+            raise ParameterError(f"train: expected a finite {field.name}, got {value!r}.")
+    check_count("train", "starts", settings.starts)
 
-    loss = find_loss("train, loss", settings.loss) if settings.loss else None
-    plain = loss is not None and loss.prediction[0] == 0
+    # Checked on the whole table, so that rows in messages are those of the file; learned from the training rows.
     whole = infer_target(table, targets, settings.task)
-    parts = split(table, whole, settings, valid, test)
-    task: Literal["classification", "regression"] = "regression" if whole.task == "regression" else "classification"
+    fit_encoder(table, features, settings.scaling, settings.max_levels, categories)
+    weights_of(table, weight)
+    fractions = (
+        0.0 if valid is not None else settings.valid_fraction,
+        0.0 if test is not None else settings.test_fraction,
+    )
+    labels = whole.truth(table) if whole.task in ("binary", "multiclass") else None
+    rows = split_rows(table.num_rows, settings.seed, *fractions, labels)
+    parts = [table.take(part) if len(part) else None for part in rows]
+    training = parts[0]
+    assert training is not None
+
     target = whole
-    if task == "regression":
-        target = infer_target(parts.train, targets, task, standardise=not plain)
+    if whole.task == "regression":
+        _, loss = output_of(whole, settings.loss)
+        _check_signs(whole, loss, whole.truth(table))
+        target = infer_target(training, targets, "regression", standardise=loss.prediction[0] != 0)
     output, loss = output_of(target, settings.loss)
-    encoder, notes = fit_encoder(parts.train, features, settings.scaling, settings.max_levels, categories)
-    for part in (parts.valid, parts.test):
-        if part is not None:
-            encoder.encode(part.slice(0, 1))
-            target.truth(part)
-            weights_of(part, weight)
+    empty = [name for name in features if training.column(name).null_count == len(training)]
+    encoder, notes = fit_encoder(
+        training, [name for name in features if name not in empty], settings.scaling, settings.max_levels, categories
+    )
+    notes += tuple(f"Column {name!r} has only gaps in the training rows; it is left out." for name in empty)
     network = Network(
         len(encoder.feature_names), layers_of(settings, target, output), seed=settings.seed, dtype=settings.dtype
     )
     model = TableModel(network, encoder, target, loss.spec, weight, settings)
-    plan = plan_of(settings, target, loss, network, parts)
-    return Problem(model, parts, plan, notes)
+    held_out = [given if given is not None else part for given, part in zip((valid, test), parts[1:], strict=True)]
+    train, valid_part, test_part = (
+        None if part is None else model.part(part, f"the {name} rows")
+        for name, part in zip(("training", "validation", "test"), (training, *held_out), strict=True)
+    )
+    assert train is not None
+    plan = plan_of(settings, target, loss, network, len(train.X), valid_part is not None)
+    if not plan.cost.aggregate.additive and len(train.X) > settings.batch_size:
+        notes += (f"The aggregator {plan.cost.aggregate} acts on each batch of {settings.batch_size} rows as it is.",)
+    return Problem(model, train, valid_part, test_part, plan, notes)
 
 
-def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, parts: Parts) -> Plan:
+def _check_signs(target: Target, loss: Loss, truth: Array) -> None:
+    """Raise DataError, with the row of the file, for a number that the loss cannot take as a target."""
+    bad = {"nonnegative": truth < 0, "positive": truth <= 0}.get(loss.targets, np.zeros(truth.shape, bool))
+    if bad.any():
+        row, column = (int(k) for k in np.argwhere(bad)[0])
+        least = "at least 0" if loss.targets == "nonnegative" else "above 0"
+        raise DataError(
+            f"Target {target.names[column]!r}: expected numbers of {least} for the loss {loss}, "
+            f"got {truth[row, column]:g} at row {row + 1}. Choose another loss."
+        )
+
+
+def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, rows: int, validated: bool) -> Plan:
     """The plan that the settings mean for a task and so many rows.
 
     Raises:
         ParameterError: an unknown name, or a setting outside its range.
     """
-    rows = parts.train.num_rows
     cross_entropy = loss.targets in ("probability", "one_hot")
     smoothing = settings.label_smoothing
     if smoothing is None:
@@ -352,6 +402,7 @@ def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, pa
         aggregate=settings.aggregate,
         penalty=Penalty(settings.l1, settings.l2),
         label_smoothing=smoothing,
+        average_outputs=settings.average_outputs,
     )
     return Plan(
         cost=cost,
@@ -360,10 +411,11 @@ def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, pa
         epochs=epochs_of(settings, rows),
         batch_size=settings.batch_size,
         sampling=settings.sampling,
-        drop_last=rows > settings.batch_size,
+        drop_last=settings.drop_last and settings.sampling == "shuffle" and rows > settings.batch_size,
         clip_norm=settings.clip_norm,
-        monitor=monitor if parts.valid is not None else "cost",
+        monitor=monitor if validated else "cost",
         patience=settings.patience,
+        tolerance=settings.tolerance,
         time_limit=settings.time_limit,
         seed=settings.seed,
     )
@@ -376,21 +428,13 @@ def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgre
         DataError: values that the preprocessing cannot take.
         DivergenceError: see `Network.fit`.
     """
-    model, parts = problem.model, problem.parts
-
-    def arrays(part: pa.Table) -> tuple[Array, Array, Array]:
-        y = model.target.encode(part)
-        if model.target.task == "multiclass":
-            y = np.eye(model.target.units)[y]
-        return model.encoder.encode(part), y, weights_of(part, model.weight)
-
-    X, y, s = arrays(parts.train)
+    model, train, valid = problem.model, problem.train, problem.valid
     return model.network.train(
         problem.plan,
-        X,
-        y,
-        sample_weight=s,
-        validation=None if parts.valid is None else arrays(parts.valid),
+        train.X,
+        train.y,
+        sample_weight=train.s,
+        validation=None if valid is None else (valid.X, valid.y, valid.s),
         starts=model.settings.starts,
         on_epoch=on_epoch,
         on_progress=on_progress,

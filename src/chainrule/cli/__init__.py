@@ -14,10 +14,14 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        require("typer", "cli", "The command line")
+        typer = require("typer", "cli", "The command line")
         from .app import app
 
-        app()
+        try:
+            status = app(standalone_mode=False)
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        sys.exit(status if isinstance(status, int) else 0)
     except ChainRuleError as error:
         if debug:
             raise
@@ -29,3 +33,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            raise
+        print(f"error: {error.format_message()} Try chainrule --help.", file=sys.stderr)  # wrong usage
+        sys.exit(error.exit_code)

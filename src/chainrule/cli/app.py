@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from .. import __version__
-from ..disk import replacing
+from ..disk import replace_all, replacing
 from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
+from ..network import Run
+from ..plain import json_text
 from ..table_model import Settings, TableModel, fit, prepare
 from . import display
 from .display import console
@@ -101,6 +104,13 @@ def train(
         bool, typer.Option(help="A trainable factor for each input.", rich_help_panel=Net)
     ] = DEFAULT.scale_layer,
     ntk: Annotated[bool, typer.Option(help="Neural tangent parametrisation.", rich_help_panel=Net)] = DEFAULT.ntk,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Starting weights, such as he_normal (default: normal; by activation with --no-ntk).",
+            rich_help_panel=Net,
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=Net)] = DEFAULT.dtype,
     loss: Annotated[
         str | None,
@@ -115,6 +125,9 @@ def train(
             help="Of the samples' losses: mean, sum, 'tilted(1)', 'cvar(0.1)', max.", rich_help_panel=Training
         ),
     ] = DEFAULT.aggregate,
+    average_outputs: Annotated[
+        bool, typer.Option(help="A row's loss is the mean over its targets, not their sum.", rich_help_panel=Training)
+    ] = DEFAULT.average_outputs,
     label_smoothing: Annotated[
         float | None, typer.Option(help="ε (default: 0.1 for cross-entropies).", rich_help_panel=Training)
     ] = None,
@@ -135,7 +148,9 @@ def train(
     momentum: Annotated[
         float, typer.Option(help="Of momentum and nesterov.", rich_help_panel=Training)
     ] = DEFAULT.momentum,
+    beta1: Annotated[float, typer.Option(help="Of adam and adamw.", rich_help_panel=Training)] = DEFAULT.beta1,
     beta2: Annotated[float, typer.Option(help="Of adam and adamw.", rich_help_panel=Training)] = DEFAULT.beta2,
+    eps: Annotated[float, typer.Option(help="Of adam and adamw.", rich_help_panel=Training)] = DEFAULT.eps,
     weight_decay: Annotated[float, typer.Option(help="Of adamw.", rich_help_panel=Training)] = DEFAULT.weight_decay,
     schedule: Annotated[
         str,
@@ -154,6 +169,9 @@ def train(
     sampling: Annotated[
         str, typer.Option(help="shuffle, sequential, replacement.", rich_help_panel=Training)
     ] = DEFAULT.sampling,
+    drop_last: Annotated[
+        bool, typer.Option(help="Of shuffled rows, leave out the short batch at the end.", rich_help_panel=Training)
+    ] = DEFAULT.drop_last,
     clip_norm: Annotated[
         float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=Training)
     ] = None,
@@ -167,6 +185,9 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better one.", rich_help_panel=Training)
     ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How much better counts as better for --patience.", rich_help_panel=Training)
+    ] = DEFAULT.tolerance,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop after so many seconds.", rich_help_panel=Training)
     ] = None,
@@ -202,47 +223,63 @@ def train(
         activation=tuple(_several([activation] if activation else [])),
     )
     began = time.perf_counter()
-    targets = _several(target) or [name for name in [bundled_target(source)] if name]
+    categories = _several(category)
+    table = read_table(source, categories)
+    known = table.column_names
+    targets = _several(target, known) or [name for name in [bundled_target(source)] if name]
     if not targets:
         raise ParameterError(f"train: expected --target COLUMN for {source}, got none. Name the column to predict.")
-    categories = _several(category)
-    tables = [None if name is None else read_table(name, categories) for name in (source, valid, test)]
-    assert tables[0] is not None
+    texts = [*categories, *(field.name for field in table.schema if str(field.type).endswith("string"))]
     problem = prepare(
-        tables[0], targets, settings,
-        valid=tables[1], test=tables[2], ignore=_several(ignore), categories=categories, weight=weight,
-    )  # fmt: skip
-    folder = _claim(out, source, overwrite)
+        table,
+        targets,
+        settings,
+        valid=None if valid is None else read_table(valid, texts),
+        test=None if test is None else read_table(test, texts),
+        ignore=_several(ignore, known),
+        categories=_several(category, known),
+        weight=weight,
+    )
+    del table
+    folder, made = _claim(out, source, overwrite)
     try:
         if not as_json:
             display.before(problem, source)
+        training = time.perf_counter()
         with display.progress(problem, as_json) as (on_epoch, on_progress):
             run = fit(problem, on_epoch, on_progress)
+        training_seconds = time.perf_counter() - training
         if run.reason == "interrupted" and not run.history:
             raise KeyboardInterrupt
-        model, test_rows = problem.model, problem.parts.test
-        result: dict[str, Any] = {
-            "test": None if test_rows is None else evaluate(model, test_rows),
-            "validation": None if problem.parts.valid is None else evaluate(model, problem.parts.valid),
-            "baselines": None if test_rows is None else baselines(problem, test_rows),
+        notes = list(problem.notes)
+        result: dict[str, Any] = {"test": None, "validation": None, "baselines": None}
+        try:
+            for name, part in (("test", problem.test), ("validation", problem.valid)):
+                result[name] = None if part is None else evaluate(problem.model, part)
+            result["baselines"] = None if problem.test is None else baselines(problem, problem.test)
+        except KeyboardInterrupt:
+            notes.append("Interrupted while the metrics were computed; the model was kept.")
+        result |= {
             "rows": display.row_counts(problem),
-            "parameters": model.network.P,
+            "parameters": problem.model.network.P,
             "epochs": len(run.history),
             "best_epoch": run.best_epoch,
             "ended_by": run.reason,
-            "training_seconds": round(run.snapshot.seconds, 3),
+            "starts": run.starts,
+            "training_seconds": round(training_seconds, 3),
             "seconds": round(time.perf_counter() - began, 3),
             "source": source,
+            "notes": notes,
             "chainrule": __version__,
         }
-        _write(folder, model, run, result)
+        _write(folder, problem.model, run, result)
     except BaseException:
-        _release(folder)
+        _release(made)
         raise
     if as_json:
-        print(json.dumps({"result": result, "out": str(folder)}))
+        display.print_json({"result": result, "out": str(folder)})
     else:
-        display.after(problem, run, result, folder)
+        display.after(run, result, folder)
     if run.reason == "interrupted":
         raise typer.Exit(130)
 
@@ -277,7 +314,7 @@ def predict(
     table = pa.table(loaded.predict(read_table(source, loaded.text_names)))
     write_table(table, sys.stdout.buffer if out is None else out, format)  # type: ignore[arg-type]
     if out is not None:
-        console.print(f"{table.num_rows:,} predictions in {out}")
+        console.print(f"{table.num_rows:,} predictions in {escape(str(out))}")
 
 
 @app.command()
@@ -291,12 +328,12 @@ def evaluate(
     from ..tables.read import read_table
 
     loaded = TableModel.load(_model_file(model))
-    table = read_table(source, loaded.text_names)
-    metrics = metrics_of(loaded, table)
+    part = loaded.part(read_table(source, loaded.text_names))
+    metrics = metrics_of(loaded, part)
     if as_json:
-        print(json.dumps({"rows": table.num_rows} | metrics))
+        display.print_json({"rows": len(part.X)} | metrics)
     else:
-        display.metrics({source: metrics}, f"{table.num_rows:,} rows")
+        display.metrics({source: metrics}, f"{len(part.X):,} rows")
 
 
 @app.command()
@@ -363,10 +400,13 @@ def demo(
     display.demo(network, X, y, run, out)
 
 
-def _several(values: list[str] | None) -> list[str]:
-    """Repeated flags and commas as one list; a comma inside brackets belongs to the name."""
+def _several(values: list[str] | None, known: Sequence[str] = ()) -> list[str]:
+    """Repeated flags and commas as one list; brackets and the name of a known column hold together."""
     names: list[str] = []
     for value in values or []:
+        if value in known:
+            names.append(value)
+            continue
         depth, name = 0, ""
         for character in value + ",":
             depth += (character == "(") - (character == ")")
@@ -391,8 +431,8 @@ def _model_file(model: Path) -> Path:
     return model / MODEL_FILE if model.is_dir() else model
 
 
-def _claim(out: Path | None, source: str, overwrite: bool) -> Path:
-    """The output folder, made and proven writable before any training.
+def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[Path]]:
+    """The output folder, made and proven writable before any training, and the folders that were made for it.
 
     Raises:
         OutputError: it holds a model already, or cannot be written to.
@@ -405,42 +445,40 @@ def _claim(out: Path | None, source: str, overwrite: bool) -> Path:
             out = Path(f"{name}-{number}")
     elif (out / MODEL_FILE).exists() and not overwrite:
         raise OutputError(f"{out}: holds a model already. Choose another --out, or pass --overwrite to replace it.")
-    made = not out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / ".chainrule-check") as stream:
+        check = out / ".chainrule-check"
+        with replacing(check) as stream:
             stream.write(b"")
-        (out / ".chainrule-check").unlink()
+        check.unlink()
     except OSError as error:
-        if made:
-            _release(out)
+        _release(made)
         reason = error.strerror or "not writable"
         raise OutputError(
             f"{out}: expected a folder that can be written to ({reason}). Choose another --out."
         ) from None
-    return out
+    return out, made
 
 
-def _release(folder: Path) -> None:
-    """Remove the output folder again if nothing is in it."""
+def _release(made: list[Path]) -> None:
+    """Remove the folders that were made, as far as nothing is in them."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        for folder in made:
+            folder.rmdir()
 
 
-def _write(folder: Path, model: TableModel, run: Any, result: dict[str, Any]) -> None:
+def _write(folder: Path, model: TableModel, run: Run, result: dict[str, Any]) -> None:
+    """Write the four files, all or none."""
     from .. import plots
 
-    model.save(folder / MODEL_FILE)
-    texts = {
-        "metrics.json": json.dumps(result, indent=2) + "\n",
-        "history.jsonl": "".join(json.dumps(row) + "\n" for row in run.history),
+    content = {
+        "metrics.json": (json_text(result, indent=2) + "\n").encode(),
+        "history.jsonl": "".join(json_text(row) + "\n" for row in run.history).encode(),
+        MODEL_FILE: model.to_bytes(),
     }
-    for name, text in texts.items():
-        with replacing(folder / name) as stream:
-            stream.write(text.encode())
     try:
-        figure = plots.learning_curve(run, f"Learning curve, {result['source']}")
+        content["learning_curve.png"] = plots.png(plots.learning_curve(run, f"Learning curve, {result['source']}"))
     except MissingExtraError as error:  # matplotlib is an extra: without it there is a model, but no picture
-        console.print(f"[yellow]No picture: {error}[/]")
-        return
-    plots.save(figure, folder / "learning_curve.png")
+        display.status.print(f"No picture: {error}", markup=False)
+    replace_all({folder / name: data for name, data in content.items()})

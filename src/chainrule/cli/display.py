@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..network import Network, Run
+from ..plain import json_text
 from ..table_model import Problem
 from ..training.loop import OnEpoch, OnProgress, Row
 
@@ -25,8 +25,8 @@ status = Console(stderr=True, highlight=False)
 
 def row_counts(problem: Problem) -> dict[str, int]:
     """Rows by part."""
-    parts = {"train": problem.parts.train, "validation": problem.parts.valid, "test": problem.parts.test}
-    return {name: 0 if part is None else part.num_rows for name, part in parts.items()}
+    parts = {"train": problem.train, "validation": problem.valid, "test": problem.test}
+    return {name: 0 if part is None else len(part.X) for name, part in parts.items()}
 
 
 def before(problem: Problem, source: str) -> None:
@@ -61,7 +61,7 @@ def _network(network: Network) -> Table:
 def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, OnProgress | None]]:
     """Callbacks for the training: a bar on a terminal, JSON lines on request, else nothing."""
     if as_json:
-        yield (lambda row: print(json.dumps(row), flush=True)), None
+        yield _json_line, None
         return
     if not status.is_terminal or not sys.stdout.isatty():
         yield None, None
@@ -92,9 +92,15 @@ def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, 
         yield on_epoch, lambda epoch: bar.update(task, completed=epoch)
 
 
+def _json_line(row: Row) -> None:
+    """An epoch as a line of JSON; a reader that has gone away does not stop the training."""
+    with contextlib.suppress(BrokenPipeError):
+        print(json_text(row), flush=True)
+
+
 def metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
     """Metrics as a table, one column for each model."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("metric")
     for name in columns:
         table.add_column(escape(name), justify="right")
@@ -115,10 +121,16 @@ ENDINGS = {
 }
 
 
-def after(problem: Problem, run: Run, result: Mapping[str, Any], folder: Path) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
+    """A line of strict JSON."""
+    with contextlib.suppress(BrokenPipeError):
+        print(json_text(value), flush=True)
+
+
+def after(run: Run, result: Mapping[str, Any], folder: Path) -> None:
     """The metrics beside the baselines, the time, and where the files are."""
     if result["test"] is not None:
-        metrics({"network": result["test"], **result["baselines"]}, f"Test, {result['rows']['test']:,} rows")
+        metrics({"network": result["test"], **(result["baselines"] or {})}, f"Test, {result['rows']['test']:,} rows")
     elif result["validation"] is not None:
         metrics({"network": result["validation"]}, f"Validation, {result['rows']['validation']:,} rows (no test rows)")
     if run.reason == "interrupted":
@@ -127,7 +139,7 @@ def after(problem: Problem, run: Run, result: Mapping[str, Any], folder: Path) -
     best = f", best epoch {run.best_epoch}" if run.best_epoch else ""
     ended = ENDINGS.get(run.reason, run.reason)
     console.print(
-        f"{len(run.history)} epochs in {run.snapshot.seconds:.1f} s ({ended}{best}); {result['seconds']:.1f} s in all"
+        f"{len(run.history)} epochs in {result['training_seconds']:.1f} s ({ended}{best}); {result['seconds']:.1f} s in all"
     )
     if len(run.starts) > 1:
         console.print(f"{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))

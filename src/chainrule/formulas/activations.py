@@ -130,7 +130,7 @@ def step(xp: Any, real: Any) -> tuple[Function, ...]:
 
 @activation(
     "Max(0, z)",
-    "000 §1.3; 004 (4); 002 (7.33) writes step(z) for the derivative: relu(1)",
+    "000 §1.3; 004 (4); 002 (7.34) writes step(z) for the derivative: relu(1)",
     range=(0, INFINITY),
     kinks=(0.0,),
 )

@@ -365,7 +365,7 @@ def _unit(t: Trace, w: _Writer, i: int, l: int, p: int) -> Step:
     gamma = Symbol("γ", str(l), str(p))
     numbers = Product((arriving, w.number(here.da_dz[i, p])))
     relations.append(equals(delta, Product((partial(C, a), gamma)), numbers, w.number(here.dC_dz[i, p])))
-    return Step(f"δ of unit {p} of layer {l}, written out", tuple(relations), "002 (7.10)")
+    return Step(f"δ of unit {p} of layer {l}, written out", tuple(relations), "004 (18), (21)")
 
 
 def _input(t: Trace, w: _Writer, i: int, q: int) -> Step:

@@ -102,7 +102,7 @@ class Trace:
     """Everything that one forward and one backward pass compute.
 
     Attributes:
-        X (N, n_0), y (N, n_L), s (N,): inputs, targets and sample weights. P: the number of parameters.
+        X (N, n_0), y (N, n_L), s (N,): inputs, targets and sample weights.
         layers: the layers' traces; `trace.layers[l - 1]` is layer l, and so is `trace[l]`.
         loss_per_output (N, n_L): ℒ. loss (N,): L. dC_dL (N,): ∇φ. penalty: R. cost: C.
         dC_dtheta (P,): the whole gradient, with the penalty's part.

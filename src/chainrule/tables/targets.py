@@ -85,6 +85,10 @@ class Target:
             columns.append(_numbers(column, name) if self.task == "regression" else self._labels(column, name))
         return columns[0] if self.task in ("binary", "multiclass") else np.column_stack(columns)
 
+    def decisions(self, y_hat: Array) -> Array:
+        """Indices of `classes` from probabilities: the largest of several (N,), else 1 from ½ on (N, units)."""
+        return y_hat.argmax(axis=1) if self.task == "multiclass" else (y_hat >= 0.5).astype(np.int64)
+
     def decode(self, y_hat: Array, decisions: Array | None = None) -> dict[str, Array | list[Class]]:
         """The columns of a table of predictions, from the output (N, units).
 
@@ -96,7 +100,7 @@ class Target:
             y = y_hat * np.array(self.scale) + np.array(self.mean)
             return {name: y[:, j] for j, name in enumerate(self.names)}
         if decisions is None:
-            decisions = y_hat.argmax(axis=1) if self.task == "multiclass" else (y_hat >= 0.5).astype(np.int64)
+            decisions = self.decisions(y_hat)
         values, chosen = self.values, decisions.reshape(len(y_hat), -1)
         result: dict[str, Array | list[Class]] = {}
         for j, name in enumerate(self.names):
@@ -165,7 +169,7 @@ def infer_target(
     One column of text or booleans is a classification; so is one of whole numbers with two distinct values, or
     with at most 20 and at least 5 rows for each; other numbers are a regression. Several columns of booleans or
     0 and 1 are multilabel, several of other numbers a regression. `task` overrules. `standardise` makes the targets
-    of a regression have mean 0 and standard deviation 1.
+    of a regression have mean 0 and standard deviation 1; without it they are divided by their mean if it is positive.
 
     Raises:
         ParameterError: no name, an unknown or a repeated one, an unknown task.
@@ -201,7 +205,6 @@ def infer_target(
 
 def _guess(columns: dict[str, pa.ChunkedArray]) -> Literal["classification", "regression"]:
     """The task, from the kinds of the columns and their distinct values."""
-    import pyarrow as pa
 
     kinds = {name: kind_of(column, name) for name, column in columns.items()}
     distinct = {name: len(column.unique()) for name, column in columns.items()}
@@ -220,7 +223,17 @@ def _guess(columns: dict[str, pa.ChunkedArray]) -> Literal["classification", "re
     if kinds[name] != "number":
         return "classification"
     few = distinct[name] <= 2 or distinct[name] <= min(MAX_NUMBER_CLASSES, len(column) / MIN_ROWS_PER_CLASS)
-    return "classification" if pa.types.is_integer(column.type) and few else "regression"
+    return "classification" if few and _whole(column) else "regression"
+
+
+def _whole(column: pa.ChunkedArray) -> bool:
+    """Whether a column of numbers holds whole numbers only."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(column.type):
+        values = np.asarray(column.to_numpy())
+        return bool((values == np.round(values)).all())
+    return bool(pa.types.is_integer(column.type))
 
 
 def _is_label(column: pa.ChunkedArray) -> bool:
@@ -239,7 +252,8 @@ def _fit_regression(columns: dict[str, pa.ChunkedArray], standardise: bool) -> T
             raise _constant(name, float(y[0]))
     k = len(columns)
     mean = tuple(map(float, values.mean(axis=0))) if standardise else (0.0,) * k
-    scale = tuple(map(float, values.std(axis=0))) if standardise else (1.0,) * k
+    means = values.mean(axis=0)
+    scale = tuple(map(float, values.std(axis=0) if standardise else np.where(means > 0, means, 1.0)))
     return Target("regression", tuple(columns), "number", (), mean, scale)
 
 

@@ -1,11 +1,22 @@
 """chainrule: dense neural networks with nothing hidden."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .core.cost import Cost as Cost
 from .core.cost import Penalty as Penalty
 from .core.layers import Dense as Dense
 from .core.layers import Dropout as Dropout
 from .core.layers import Scale as Scale
 from .errors import ChainRuleError as ChainRuleError
+from .errors import DataError as DataError
+from .errors import DivergenceError as DivergenceError
+from .errors import MissingExtraError as MissingExtraError
+from .errors import ModelFileError as ModelFileError
+from .errors import NotTrainedError as NotTrainedError
+from .errors import OutputError as OutputError
+from .errors import ParameterError as ParameterError
+from .errors import ShapeError as ShapeError
 from .files import load_snapshot as load_snapshot
 from .files import save_snapshot as save_snapshot
 from .formulas import activations as activations
@@ -16,9 +27,6 @@ from .formulas.activations import Activation as Activation
 from .formulas.activations import activation as activation
 from .formulas.losses import Loss as Loss
 from .formulas.losses import loss as loss
-from .inspection.verify import Check as Check
-from .inspection.verify import Report as Report
-from .inspection.verify import verify_pair as verify_pair
 from .network import Gradients as Gradients
 from .network import Network as Network
 from .network import Run as Run
@@ -31,3 +39,17 @@ from .training.schedules import Schedule as Schedule
 from .training.schedules import schedule as schedule
 
 __version__ = "0.1.0"
+
+if _TYPE_CHECKING:
+    from .inspection.verify import Check as Check
+    from .inspection.verify import Report as Report
+    from .inspection.verify import verify_pair as verify_pair
+
+
+def __getattr__(name: str) -> _Any:
+    """The verification, which is large, is loaded when it is first asked for."""
+    if name in ("Check", "Report", "verify_pair"):
+        from .inspection import verify
+
+        return getattr(verify, name)
+    raise AttributeError(f"module 'chainrule' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,12 @@ from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import Layout
 from .inspection.trace import Trace, trace
-from .inspection.verify import Report, verify
 from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, first_snapshot, run_training
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
+
+if TYPE_CHECKING:
+    from .inspection.verify import Report
 
 Pair = tuple[npt.ArrayLike, npt.ArrayLike]
 Triple = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
@@ -415,6 +417,8 @@ class Network:
         """Every factor of the gradient against independent witnesses; arguments and errors are those of `fit`."""
         cost = make_cost("verify", self.architecture.output_activation, **options)
         data = self._data("verify", cost, X, y, sample_weight)
+        from .inspection.verify import verify  # large, and seldom needed
+
         return verify(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()), seed)
 
     # -- training -----------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,20 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Ctrl-C end a command with a sentence."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **named: Any) -> None:
+        try:
+            command(*arguments, **named)
+        except KeyboardInterrupt:
+            print("Stopped. Nothing was written.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -55,6 +70,7 @@ def _root(
 
 
 @app.command()
+@_stoppable
 def train(
     source: Source,
     target: Annotated[
@@ -285,6 +301,7 @@ def train(
 
 
 @app.command()
+@_stoppable
 def predict(
     model: Model,
     source: Source,
@@ -318,6 +335,7 @@ def predict(
 
 
 @app.command()
+@_stoppable
 def evaluate(
     model: Model,
     source: Source,
@@ -337,6 +355,7 @@ def evaluate(
 
 
 @app.command()
+@_stoppable
 def explain(
     model: Model,
     source: Source,

@@ -517,3 +517,10 @@ def test_explain_prints_the_numbers_of_a_row(run, houses):
     for bad in (("--row", 301), ("--what", "W"), ("--what", "W", "--layer", 9, "--index", "0,0"), ("--index", "a")):
         status, _, err = run("explain", "m", houses, *bad)
         assert status == 2 and err.startswith("error: ")
+
+
+def test_verify_checks_a_model_on_its_table(run, houses):
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), "--epochs", 5, "--hidden", "3", "--out", "m")
+    status, out, err = run("verify", "m", houses, "--rows", 20)
+    assert (status, err) == (0, "") and "0 beyond their limits" in out and "whole gradient" in out
+    assert run("verify", "m", houses, "--rows", 0)[0] == 2

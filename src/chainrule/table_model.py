@@ -35,6 +35,8 @@ from .training.schedules import find_schedule
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .inspection.verify import Report
+
 MANY_ROWS = 10_000
 
 
@@ -480,3 +482,13 @@ def explain(
     names = model.encoder.feature_names
     top = np.argsort(-np.abs(slopes))[:10]
     return derivation, [(names[j], float(t.X[0, j]), float(slopes[j])) for j in top]
+
+
+def verify(model: TableModel, table: pa.Table) -> Report:
+    """Check a model's formulas on rows of a table, see `inspection.verify`.
+
+    Raises:
+        DataError: the target or a feature is missing, or holds something else than in training.
+    """
+    part = model.part(table)
+    return model.network.verify(part.X, part.y, sample_weight=part.s, loss=model.loss)

@@ -391,6 +391,26 @@ def explain(
 
 
 @app.command()
+@_stoppable
+def verify(
+    model: Model,
+    source: Source,
+    rows: Annotated[int, typer.Option(help="How many rows to check on, from the first.")] = 64,
+) -> None:
+    """Check every formula of a model on its data against independent witnesses; exit status 1 if one is wrong."""
+    from ..table_model import verify as check
+    from ..tables.read import read_table
+
+    if rows < 1:
+        raise ParameterError(f"verify: expected rows of at least 1, got {rows}.")
+    loaded = TableModel.load(_model_file(model))
+    report = check(loaded, read_table(source, loaded.text_names).slice(0, rows))
+    print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("chainrule-demo"),
     seed: Annotated[int, typer.Option(help="Of the starting weights.")] = 0,

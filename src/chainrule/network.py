@@ -544,6 +544,8 @@ class Network:
             raise ParameterError(f"fit: expected a validation set with monitor={plan.monitor!r}, got none.")
         if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
             raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
+        if resume is not None and not isinstance(resume, Snapshot):
+            raise ParameterError(f"fit, resume: expected a snapshot such as run.snapshot, got {resume!r}.")
         if resume is not None and starts > 1:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
         if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
@@ -605,8 +607,6 @@ class Network:
         return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum:08x}"
 
     def _checked(self, snapshot: Snapshot, identity: str) -> Snapshot:
-        if not isinstance(snapshot, Snapshot):
-            raise ParameterError(f"fit, resume: expected a snapshot such as run.snapshot, got {snapshot!r}.")
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:
             raise ShapeError(
                 f"fit, resume: expected a snapshot of {self.P} parameters in {self.dtype}, "

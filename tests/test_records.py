@@ -1,0 +1,151 @@
+"""Records are known by their code: one of one's own may have any name, and networks travel to other processes."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.errors import ParameterError
+from chainrule.formulas import activations, aggregators, initializers, losses
+from chainrule.training import schedules
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(12, 3)), RNG.uniform(0.1, 0.9, (12, 1))
+
+
+def double(name):
+    def make(xp, real):
+        two = real(2)
+        return (lambda z: two * z), (lambda z, a: two * xp.ones_like(z)), (lambda z, a: xp.zeros_like(z))
+
+    make.__name__ = name
+    return cr.activation("2*z")(make)
+
+
+def test_an_activation_called_identity_is_not_taken_for_the_librarys():
+    net = cr.Network(3, [cr.Dense(1, double("identity"))], seed=1)
+    assert net.cost(X, Y, loss="squared") == pytest.approx(np.mean((net.predict(X) - Y) ** 2), rel=1e-14)
+    theta, g = net.theta.copy(), net.gradient(X, Y, loss="squared").dC_dtheta
+    a_prev = np.hstack([X, np.ones((12, 1))])
+    by_hand = 2 * 2 / 12 * (net.predict(X) - Y).T @ a_prev  # 2u/N through z ↦ 2z
+    np.testing.assert_allclose(g, by_hand[0], rtol=1e-13)
+    assert theta.size == 4
+
+
+def test_an_activation_called_sigmoid_is_no_fused_pair():
+    def sigmoid(xp, real):
+        one, three = real(1), real(3)
+        g = lambda z: one / (one + xp.exp(-three * z))  # noqa: E731
+        return g, lambda z, a: three * a * (one - a), lambda z, a: real(9) * a * (one - a) * (one - real(2) * a)
+
+    net = cr.Network(3, [cr.Dense(1, cr.activation("1/(1 + exp(-3*z))", range=(0, 1))(sigmoid))], seed=1)
+    p = net.predict(X)
+    expected = -np.mean(Y * np.log(p) + (1 - Y) * np.log1p(-p))
+    assert net.cost(X, Y, loss="binary_cross_entropy") == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ParameterError, match="Use predict"):
+        net.decide(X)
+
+
+def test_a_loss_called_poisson_is_ones_own():
+    def poisson(xp, real):
+        return lambda p, y: (p - y) ** 4, lambda p, y: real(4) * (p - y) ** 3, lambda p, y: real(12) * (p - y) ** 2
+
+    net = cr.Network(3, [cr.Dense(1, "exp")], seed=1)
+    own = cr.loss("(y_hat - y)**4")(poisson)
+    assert net.cost(X, Y, loss=own) == pytest.approx(np.mean((net.predict(X) - Y) ** 4), rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *activations.CATALOGUE.values(),
+        *losses.CATALOGUE.values(),
+        *aggregators.CATALOGUE.values(),
+        *initializers.CATALOGUE.values(),
+        *schedules.CATALOGUE.values(),
+        activations.leaky_relu(0.3),
+        losses.huber(delta=2),
+    ],
+    ids=str,
+)
+def test_catalogue_records_travel_by_pickle(record):
+    again = pickle.loads(pickle.dumps(record))
+    assert again == record and again.make is record.make
+
+
+def test_networks_and_runs_travel_by_pickle():
+    net = cr.Network(3, [cr.Dense(4, "leaky_relu(0.2)"), cr.Dropout(0.1), cr.Dense(1)], seed=2)
+    run = net.fit(X, Y, epochs=3, validation=(X, Y))
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+    assert pickle.loads(pickle.dumps(run)).history == run.history
+
+
+def test_a_snapshot_belongs_to_its_network_and_data():
+    net = cr.Network(3, [cr.Dense(4, "tanh"), cr.Dense(1)], seed=2)
+    snapshot = net.fit(X, Y, epochs=2, max_steps=1).snapshot
+    other = cr.Network(3, [cr.Dense(4, "relu"), cr.Dense(1)], seed=2)
+    for network, inputs in ((other, X), (net, X + 5)):
+        with pytest.raises(ParameterError, match="network and data of the run"):
+            network.fit(inputs, Y, epochs=2, resume=snapshot)
+
+
+def test_a_later_start_can_be_continued():
+    def train(**options):
+        net = cr.Network(3, [cr.Dense(4, "tanh"), cr.Dropout(0.3), cr.Dense(1)], seed=5)
+        return net.fit(X, Y, starts=6, epochs=6, batch_size=4, **options), net
+
+    whole, expected = train()
+    stopped, net = train(max_steps=4)
+    assert stopped.snapshot.start == int(np.argmin(stopped.starts)) > 0
+    continued = net.fit(X, Y, epochs=6, batch_size=4, resume=stopped.snapshot)
+    assert continued.snapshot.start == stopped.snapshot.start
+    if whole.snapshot.start == stopped.snapshot.start:
+        np.testing.assert_array_equal(net.theta, expected.theta)
+
+
+def test_resuming_without_validation_keeps_the_new_training():
+    net = cr.Network(3, [cr.Dense(4, "tanh"), cr.Dense(1)], seed=2)
+    first = net.fit(X, Y, epochs=4, validation=(X[:3], Y[:3] + 1))
+    run = net.fit(X, Y, epochs=8, resume=first.snapshot)
+    assert run.best_epoch == 0
+    np.testing.assert_array_equal(net.theta, run.snapshot.theta)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"penalty": "l2"},
+        {"label_smoothing": "a"},
+        {"tolerance": None},
+        {"clip_norm": "1"},
+        {"clip_norm": float("inf")},
+        {"time_limit": float("inf")},
+        {"optimizer": cr.Adam},
+        {"resume": 3},
+        {"average_outputs": "yes"},
+    ],
+    ids=str,
+)
+def test_settings_of_another_type_are_refused(options):
+    net = cr.Network(3, [cr.Dense(1)])
+    with pytest.raises(ParameterError):
+        net.fit(X, Y, **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cr.SGD("a"),
+        lambda: cr.Dense(2, learning_rate_factor="a"),
+        lambda: cr.Dropout("a"),
+        lambda: cr.Network(3, [cr.Dense]),
+        lambda: cr.Network(3, cr.Dense(3)),
+        lambda: cr.Cost("squared"),
+        lambda: cr.Penalty(l1=None),
+    ],
+)
+def test_arguments_of_another_type_are_refused(make):
+    with pytest.raises(ParameterError):
+        make()

@@ -4,7 +4,11 @@ Each test is numbered as in the mathematics, section 8; example 11 needs Jacobia
 """
 
 import math
+import re
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,3 +373,19 @@ def test_14_row_and_column_forms_are_transposes():
     kept = backward(net.architecture, net.theta, values, y, cost, np.ones(N), 1.0, keep="all")
     np.testing.assert_allclose(kept.dC_da[0], row_dX, rtol=1e-12)
     np.testing.assert_allclose(kept.dC_da[0].T, column_dX, rtol=1e-12)
+
+
+def test_page_of_worked_examples_is_what_the_script_prints():
+    """Byte for byte; every one of the fourteen has results, and all of them are OK."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-X", "utf8", "-W", "error", str(root / "examples" / "worked_examples.py")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    page = (root / "docs" / "worked_examples.md").read_bytes()
+    assert done.stdout.replace(b"\r\n", b"\n") == page
+    first, *sections = re.split(r"^## (?=\d+\. )", page.decode(), flags=re.MULTILINE)
+    assert "differs" not in first and [int(section.split(".")[0]) for section in sections] == list(range(1, 15))
+    for section in sections:
+        verdicts = re.findall(r"\*\*(.*?)\*\*", section)
+        assert verdicts and set(verdicts) == {"OK"}
+    assert sections[-1].endswith("All fourteen agree.\n")

@@ -129,12 +129,18 @@ class Run:
         """
         past = self._before(step)
         t = self.trace(step)
+        if what not in ("W", "b"):
+            raise ParameterError(f"Run.update: expected 'W' or 'b', got {what!r}.")
+        if isinstance(layer, str):  # `Trace` takes addresses too
+            raise ParameterError(f"Run.update: expected a layer from 1 to {len(t.layers)}, got {layer!r}.")
         here = t[layer]
         parameter = here.W if what == "W" else here.b
         place = index if isinstance(index, tuple) else (index,)
-        if what not in ("W", "b") or parameter is None:
+        if parameter is None:
             raise ParameterError(f"Run.update: expected a layer with {what}, got {t.architecture.describe(layer)}.")
-        inside = len(place) == parameter.ndim and all(0 <= k < n for k, n in zip(place, parameter.shape, strict=True))
+        inside = len(place) == parameter.ndim and all(
+            isinstance(k, int | np.integer) and 0 <= k < n for k, n in zip(place, parameter.shape, strict=True)
+        )
         if not inside:
             raise ParameterError(
                 f"Run.update: expected an index inside {what} of shape {parameter.shape}, got {index}."
@@ -153,12 +159,14 @@ class Run:
         shares = getattr(here.layer.per_sample(here.dC_dz, here.a_prev), what)[(slice(None), *place)]
         rate = float(parts.per_gradient[flat])
         gradient = float(t.dC_dtheta[flat])
+        slope = np.zeros_like(t.theta)
+        past.plan.cost.penalty.add_gradient(past.architecture, t.theta, slope)
         return Update(
             before=float(before.theta[flat]),
             after=float(past.snapshot.theta[flat]),
             rows=now.rows,
             samples=rate * shares,
-            penalty=rate * (gradient - float(shares.sum())),
+            penalty=rate * float(slope[flat]),
             clipping=rate * (float(clipped[flat]) - gradient),
             momentum=float(parts.momentum[flat]),
             decay=float(parts.decay[flat]),
@@ -550,6 +558,8 @@ class Network:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
         if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
+        if keep_every is not None:  # a step is re-created from the data, which the caller may change later
+            data = Data(*(np.array(part) for part in data))
         trainings = []
         for k in range(starts):
             own = replace(plan, start=k if resume is None else resume.start)

@@ -147,7 +147,7 @@ def explain(
     for name, value, known in (("form", form, ("row", "column")), ("layout", layout, ("numerator", "denominator"))):
         if value not in known:
             raise ParameterError(f"explain: expected {name} {known[0]!r} or {known[1]!r}, got {value!r}.")
-    if not 1 <= digits <= 17:
+    if isinstance(digits, bool) or not isinstance(digits, int | np.integer) or not 1 <= digits <= 17:
         raise ParameterError(f"explain: expected digits from 1 to 17, got {digits!r}.")
     if sample is not None:
         _check_index("sample", sample, len(t.X))
@@ -164,8 +164,10 @@ def explain(
     number = 1 if what == "x" else layer
     if number is None:
         raise ParameterError(f"explain: expected the layer of {what}, got none. Pass layer=1, for instance.")
+    if isinstance(number, str):  # `Trace` takes addresses too
+        raise ParameterError(f"explain: expected a layer from 1 to {len(t.layers)}, got {number!r}.")
     here: LayerTrace = t[number]
-    place = (index,) if isinstance(index, int | np.integer) else tuple(index or ())
+    place = () if index is None else tuple(index) if isinstance(index, tuple | list | np.ndarray) else (index,)
     shares, symbol = _shares(t, here, what, place)
     t.check_passable(number, len(t.layers))
     i = int(np.argmax(np.abs(shares))) if sample is None else sample
@@ -185,7 +187,9 @@ def explain(
 
 def _check_index(name: str, value: Any, size: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < size:
-        raise ParameterError(f"explain: expected a {name} from 0 to {size - 1}, got {value!r}.")
+        raise ParameterError(
+            f"explain: expected {'an' if name == 'output' else 'a'} {name} from 0 to {size - 1}, got {value!r}."
+        )
 
 
 def _shares(t: Trace, here: LayerTrace, what: What, place: tuple[int, ...]) -> tuple[Array, Symbol]:
@@ -210,6 +214,14 @@ def _shares(t: Trace, here: LayerTrace, what: What, place: tuple[int, ...]) -> t
 
 
 # -- steps ----------------------------------------------------------------------------------------------------------
+
+
+def _formula(formula: str) -> Expression:
+    """A record's formula; one that is in words is shown as they are."""
+    try:
+        return parse(formula)
+    except ParameterError:
+        return Words(formula)
 
 
 def _of(name: str, number: int) -> Symbol:
@@ -239,7 +251,7 @@ def _forward(t: Trace, w: _Writer, i: int) -> list[Step]:
         if l == 1:
             relations.insert(0, equals(Symbol("x"), w.vector(t.X[i])))
         if g.formula and g.name not in ("identity", "tanh", "exp"):
-            relations.append(equals(Function(g.name, (Symbol("z"),)), parse(g.formula)))
+            relations.append(equals(Function(g.name, (Symbol("z"),)), _formula(g.formula)))
         steps.append(Step(title, tuple(relations), g.source if not g.same(identity) else ""))
     return steps
 
@@ -258,7 +270,7 @@ def _cost(t: Trace, w: _Writer, i: int) -> list[Step]:
         equals(Symbol("y"), w.vector(cost.smooth(t.y)[i])),
     ]
     if loss.formula:
-        relations.append(equals(Symbol("ℒ"), parse(loss.formula)))
+        relations.append(equals(Symbol("ℒ"), _formula(loss.formula)))
     relations.append(equals(L, added, w.number(t.loss[i])))
     first, last = Symbol("L", below="0"), Symbol("L", below=str(len(t.loss) - 1))
     losses = {1: (first,), 2: (first, last)}.get(len(t.loss), (first, Symbol("…"), last))
@@ -290,22 +302,22 @@ def _deltas(t: Trace, w: _Writer, i: int, down_to: int) -> list[Step]:
         if l == len(t.layers):
             cost = t.cost_record
             pair = on_logits(g, cost.loss)
-            seed = cost.seed(t.dC_dL, t.y)[i, 0]
+            outputs = t.y.shape[1]
+            mean = (w.number(1 / outputs),) if cost.average_outputs and outputs > 1 else ()
+            arriving = (Symbol("∇φ", below=str(i)), *mean)
             if pair is not None and not g.same(identity):
-                rest = here.dC_dz[i] / seed if seed else here.dC_dz[i]
+                rest = pair.derivative(here.z[i : i + 1], cost.smooth(t.y)[i : i + 1])[0]
+                numbers = (w.number(t.dC_dL[i]), *mean, w.vector(rest))
                 relations.append(
-                    equals(
-                        Product((Symbol("∇φ", below=str(i)), partial(Symbol("ℒ"), Symbol("z", str(l))))),
-                        Product((w.number(seed), w.vector(rest))),
-                    )
+                    equals(Product((*arriving, partial(Symbol("ℒ"), Symbol("z", str(l))))), Product(numbers))
                 )
                 relations.append(equals(delta, partial(C, Symbol("z", str(l))), w.vector(here.dC_dz[i])))
                 steps.append(
                     Step(f"δ of the output layer: {g} with {cost.loss}, a fused pair", tuple(relations), pair.source)
                 )
                 continue
-            arriving = Product((Symbol("∇φ", below=str(i)), partial(Symbol("ℒ"), Symbol("y", hat=True))))
-            relations.append(equals(partial(C, Symbol("y", hat=True)), arriving, w.vector(here.dC_da[i])))
+            product = Product((*arriving, partial(Symbol("ℒ"), Symbol("y", hat=True))))
+            relations.append(equals(partial(C, Symbol("y", hat=True)), product, w.vector(here.dC_da[i])))
             title = "δ of the output layer"
         else:
             above: LayerTrace = t[l + 1]
@@ -313,9 +325,9 @@ def _deltas(t: Trace, w: _Writer, i: int, down_to: int) -> list[Step]:
             title = f"δ of layer {l}"
         arriving_symbol = partial(C, _of("a", l))
         if g.rowwise:
-            relations.append(
-                equals(delta, Product((arriving_symbol, Symbol("γ", str(l))), ""), w.vector(here.dC_dz[i]))
-            )
+            gamma = Symbol("γ", str(l))
+            order = (arriving_symbol, gamma) if w.form == "row" else (Power(gamma, TRANSPOSE), arriving_symbol)
+            relations.append(equals(delta, Product(order, ""), w.vector(here.dC_dz[i])))
         elif g.same(identity):
             relations.append(equals(delta, arriving_symbol, w.vector(here.dC_dz[i])))
         else:
@@ -409,15 +421,20 @@ def _all_samples(
     parameter = here.W if what == "W" else here.b
     assert at is not None and parameter is not None
     total = float(t.dC_dtheta[at].reshape(parameter.shape)[place])
-    data = float((here.dC_dW if what == "W" else here.dC_db)[place])  # type: ignore[index]
     C = Symbol("C")
     delta, a_prev = Symbol("δ", str(here.number)), _of("a", here.number - 1)
     relations: list[Expression] = []
     if what == "W" and len(place) == 2:
         first, second = (delta, a_prev) if layout == "denominator" else (a_prev, delta)
         shaped = (Power(first, TRANSPOSE), second) if w.form == "row" else (first, Power(second, TRANSPOSE))
-        relations.append(equals(partial(C, Symbol("W", str(here.number))), Over("i", Product(shaped, ""))))
-    penalty = total - data
+        factor = getattr(here.layer, "factor", 1.0)
+        by_W: list[Expression] = [Over("i", Product((w.number(factor), *shaped) if factor != 1 else shaped, ""))]
+        if t.penalty:
+            by_W.append(partial(Symbol("R"), Symbol("W", str(here.number))))
+        relations.append(equals(partial(C, Symbol("W", str(here.number))), w.sum(by_W)))
+    slope = np.zeros_like(t.theta)
+    t.cost_record.penalty.add_gradient(t.architecture, t.theta, slope)
+    penalty = float(slope[at].reshape(parameter.shape)[place])
     terms = [w.number(v) for v in shares]
     parts: list[Expression] = [Over("i", partial(Symbol("C", below="i"), symbol))]
     if t.penalty:

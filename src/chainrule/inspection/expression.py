@@ -136,7 +136,7 @@ def partial(top: Expression, bottom: Expression) -> Fraction:
 
 def number(value: float, digits: int) -> str:
     """A number in significant digits; what `float` reads back is the number to those digits."""
-    return f"{value:.{digits}g}"
+    return f"{value + 0.0:.{digits}g}"  # −0 is written 0
 
 
 # -- text -----------------------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def text(e: Expression) -> str:
             below = f"({text(bottom)})" if isinstance(bottom, Product | Fraction) else _group(bottom, text)
             return f"{d}{_group(top, text)}/{d}{below}"
         case Power(base, exponent):
-            raised = "ᵀ" if exponent == TRANSPOSE else f"^{_group(exponent, text)}"
-            return _group(base, text) + raised
+            raised = "ᵀ" if exponent == TRANSPOSE else f"^{_group(exponent, text, whole=True)}"
+            return _group(base, text, whole=True) + raised
         case Function(name, arguments, primes):
             return name + "′" * primes + "(" + ", ".join(map(text, arguments)) + ")"
         case Over(index, body):
@@ -179,9 +179,12 @@ def text(e: Expression) -> str:
             return words
 
 
-def _group(e: Expression, render: Callable[[Expression], str], opening: str = "(", closing: str = ")") -> str:
-    """The rendering of an operand, in brackets where it would be misread."""
+def _group(
+    e: Expression, render: Callable[[Expression], str], opening: str = "(", closing: str = ")", whole: bool = False
+) -> str:
+    """The rendering of an operand, in brackets where it would be misread; `whole`: of a power's base or exponent."""
     loose = isinstance(e, Sum | Negative | Over | Relation | Cases) or (isinstance(e, Number) and e.value < 0)
+    loose = loose or (whole and isinstance(e, Product | Fraction | Power))
     return opening + render(e) + closing if loose else render(e)
 
 
@@ -235,11 +238,10 @@ def latex(e: Expression) -> str:
             return rf"\frac{{{d}{latex(top)}}}{{{d}{latex(bottom)}}}"
         case Power(base, exponent):
             raised = r"\mathsf{T}" if exponent == TRANSPOSE else latex(exponent)
-            return f"{{{_group(base, latex, *_LATEX_BRACKETS)}}}^{{{raised}}}"
+            return f"{{{_group(base, latex, *_LATEX_BRACKETS, whole=True)}}}^{{{raised}}}"
         case Function(name, arguments, primes):
-            shown = "\\" + name.lower() if name.lower() in _KNOWN else rf"\operatorname{{{_escape(name)}}}"
             inner = ", ".join(map(latex, arguments))
-            return shown + "'" * primes + rf"\left({inner}\right)"
+            return _function_name(name) + "'" * primes + rf"\left({inner}\right)"
         case Over(index, body):
             return rf"\sum_{{{index}}} {latex(body)}"
         case Relation(sides, sign):
@@ -254,8 +256,22 @@ def latex(e: Expression) -> str:
             return rf"\text{{{_escape(words)}}}"
 
 
+def _function_name(name: str) -> str:
+    """A function's name in math mode, where only ASCII letters, digits and _ are safe outside of text."""
+    base, _, below = name.partition("_")
+    if base in _GREEK:
+        return _GREEK[base] + (rf"_{{\text{{{_escape(below)}}}}}" if below else "")
+    if name.lower() in _KNOWN:
+        return "\\" + name.lower()
+    plain = name.isascii() and name.replace("_", "").isalnum()
+    return rf"\operatorname{{{_escape(name)}}}" if plain else rf"\operatorname{{\text{{{_escape(name)}}}}}"
+
+
+_ESCAPES = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: "\\" + c for c in "_&%$#{}"}
+
+
 def _escape(words: str) -> str:
-    return "".join("\\" + c if c in "_&%$#{}" else c for c in words)
+    return "".join(_ESCAPES.get(c, c) for c in words)
 
 
 # -- MathML ---------------------------------------------------------------------------------------------------------
@@ -288,7 +304,7 @@ def mathml(e: Expression) -> str:
             d = "<mo>∂</mo>" if derivative else ""
             return f"<mfrac><mrow>{d}{mathml(top)}</mrow><mrow>{d}{mathml(bottom)}</mrow></mfrac>"
         case Power(base, exponent):
-            return f"<msup><mrow>{_group(base, mathml, *_BRACKETS)}</mrow><mrow>{mathml(exponent)}</mrow></msup>"
+            return f"<msup><mrow>{_group(base, mathml, *_BRACKETS, whole=True)}</mrow><mrow>{mathml(exponent)}</mrow></msup>"
         case Function(name, arguments, primes):
             shown = f"<mi>{html.escape(name)}</mi>" + ("<mo>" + "′" * primes + "</mo>" if primes else "")
             inner = "<mo>,</mo>".join(map(mathml, arguments))
@@ -331,7 +347,7 @@ def parse(formula: str) -> Expression:
 def _parsed(node: ast.expr) -> Expression:
     match node:
         case ast.Constant(value) if isinstance(value, int | float) and not isinstance(value, bool):
-            return Number(value, 17)
+            return Number(value, next(d for d in range(1, 18) if d == 17 or float(number(value, d)) == value))
         case ast.Name(name):
             return _NAMES.get(name, Symbol(name))
         case ast.Subscript(ast.Name(name), ast.Name(index)):
@@ -360,7 +376,8 @@ def _parsed(node: ast.expr) -> Expression:
 
 
 def _branch(node: ast.expr) -> tuple[Expression, Expression | None]:
-    assert isinstance(node, ast.Tuple)
+    if not isinstance(node, ast.Tuple):
+        raise ValueError(ast.unparse(node))
     value, condition = node.elts
     if isinstance(condition, ast.Constant) and condition.value is True:
         return _parsed(value), None

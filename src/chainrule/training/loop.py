@@ -232,6 +232,11 @@ class Training:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < self.snapshot.step:
             raise ParameterError(f"Run: expected a step from 0 to {self.snapshot.step - 1}, got {number!r}.")
         earlier = [snapshot for snapshot in self.kept if snapshot.step <= number]
+        if not earlier and self.kept:
+            raise NotTrainedError(
+                f"Run: expected a step that this run made, from step {self.kept[0].step} on, got {number}. "
+                "It was continued; the steps before it belong to the run that it continues."
+            )
         if not earlier:
             raise NotTrainedError(
                 "Run: expected a run that kept snapshots, got one without. Train with fit(..., keep_every=100)."
@@ -249,7 +254,7 @@ class Training:
             DivergenceError: a number is not finite; θ is as before the step.
         """
         now, plan = self.snapshot, self.plan
-        if self.keep_every and now.step % self.keep_every == 0:
+        if self.keep_every and (not self.kept or now.step % self.keep_every == 0):
             self.kept.append(now)
         step = self.step(now.step)
         G = self.gradient(step)

@@ -43,10 +43,10 @@ def main() -> None:
     few = X[:JACOBIAN_ROWS]
 
     def norms() -> np.ndarray:
-        return network.trace(X, labels, aggregate="sum").per_sample_norms()
+        return network.per_sample_norms(X, labels, aggregate="sum")
 
     def gradients() -> np.ndarray:
-        return network.trace(X, labels, aggregate="sum").per_sample_gradients()
+        return network.per_sample_gradients(X, labels, aggregate="sum")
 
     def jacobians() -> list[object]:
         t = network.trace(few, labels[:JACOBIAN_ROWS])

@@ -33,6 +33,7 @@ ORDER = [  # a module may import from the groups before its own
     ["core.backward"],
     ["inspection.jacobians", "inspection.curvature", "inspection.paths", "inspection.collapse", "inspection.graph"],
     ["inspection.expression"],
+    ["inspection.per_sample"],
     ["inspection.trace"],
     ["inspection.verify"],
     ["inspection.derivation"],

@@ -1098,3 +1098,13 @@ def main() -> int:
 
 if __name__ == "__main__":
     raise SystemExit(main())
+
+
+def test_per_sample_gradients_without_a_trace_are_those_of_the_trace():
+    rng = np.random.default_rng(4)
+    net = cr.Network(3, [cr.Scale(), cr.Dense(4, "mish", ntk=True), cr.Dense(3, "softmax")], seed=4)
+    X, y, s = rng.normal(size=(7, 3)), rng.integers(0, 3, 7), rng.uniform(0, 2, 7)
+    options = {"aggregate": "tilted(2)", "penalty": 0.1, "sample_weight": s}
+    t = net.trace(X, y, **options)
+    np.testing.assert_array_equal(net.per_sample_gradients(X, y, **options), t.per_sample_gradients())
+    np.testing.assert_array_equal(net.per_sample_norms(X, y, **options), t.per_sample_norms())

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from . import files
 from .arrays import Array, check_dtype, check_matrix, check_weights
-from .core.architecture import Architecture, chain, predict
-from .core.backward import cost_value, gradient
+from .core.architecture import Architecture, chain, forward, predict
+from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
@@ -22,7 +22,7 @@ from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation, sigmoid, softmax, step
 from .formulas.aggregators import Aggregator
 from .formulas.losses import Loss, check_fit
-from .inspection import curvature, derivation
+from .inspection import curvature, derivation, per_sample
 from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import Layout
@@ -344,6 +344,42 @@ class Network:
         data = self._data("trace", cost, X, y, sample_weight)
         with np.errstate(all="ignore"):
             return trace(self.architecture, self._theta.copy(), *data[:2], cost, data.s, float(data.s.mean()))
+
+    def per_sample_gradients(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
+    ) -> Array:
+        """Each sample's part of ∂C/∂θ (N, P), without the penalty; with aggregate="sum" those of the losses themselves.
+
+        Raises:
+            ParameterError: it would take more than 1 GiB. Else as `fit`.
+        """
+        return per_sample.gradients(self.architecture, *self._deltas(X, y, sample_weight, options))
+
+    def per_sample_norms(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        **options: Unpack[CostOptions],
+    ) -> Array:
+        """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them."""
+        return per_sample.norms(self.architecture, *self._deltas(X, y, sample_weight, options))
+
+    def _deltas(self, X: Any, y: Any, s: Any, options: CostOptions) -> tuple[list[Array], list[Array]]:
+        """δ and a_prev of the layers 1 … L."""
+        cost = make_cost("per-sample gradients", self.architecture.output_activation, **options)
+        data = self._data("per-sample gradients", cost, X, y, s)
+        with np.errstate(all="ignore"):
+            values = forward(self.architecture, self._theta, data.X, keep="all")
+            mean_weight = float(data.s.mean())
+            G = backward(self.architecture, self._theta, values, data.y, cost, data.s, mean_weight, keep="deltas")
+        return [d for d in G.dC_dz[1:] if d is not None], [a for a in values.a[:-1] if a is not None]
 
     def explain(
         self,

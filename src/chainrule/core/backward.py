@@ -46,10 +46,11 @@ def backward(
     s: Array,
     mean_weight: float,
     masks: Masks | None = None,
-    keep: Literal["gradient", "all"] = "gradient",
+    keep: Literal["gradient", "deltas", "all"] = "gradient",
 ) -> Gradient:
     """∂C/∂θ from a forward pass that kept all its values.
 
+    `keep="all"` keeps every δ and ∂C/∂a too, "deltas" keeps the δ and leaves the gradient zero.
     y (N, n_L) are the targets, s (N,) the sample weights, mean_weight their mean over the whole data set.
     """
     g = architecture.output_activation
@@ -66,12 +67,15 @@ def backward(
     for number in range(L, 0, -1):
         layer, a_prev = architecture.layers[number - 1], values.a[number - 1]
         assert a_prev is not None
-        layer.gradients(delta, a_prev, slots[number - 1])
-        if number == 1 and keep == "gradient":
+        if keep != "deltas":
+            layer.gradients(delta, a_prev, slots[number - 1])
+        if keep != "gradient":
+            deltas[number] = delta
+        if number == 1 and keep != "all":
             break  # nobody asked for ∂C/∂X
         dC_da = layer.backward(delta, parameters[number - 1], masks[number - 1] if masks else None)
         if keep == "all":
-            deltas[number], arriving[number - 1] = delta, dC_da
+            arriving[number - 1] = dC_da
         if number > 1:
             z = values.z[number - 1]
             assert z is not None

@@ -20,6 +20,7 @@ from ..core.cost import Cost, Penalty
 from ..core.layers import Layer, Parameters
 from ..errors import ParameterError
 from ..formulas.activations import step
+from . import per_sample
 from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, check_layout, refuse_large, transposed
 from .paths import Path, largest
 
@@ -240,20 +241,16 @@ class Trace:
         Raises:
             ParameterError: it would take more than `limit` bytes.
         """
-        shape = (len(self.X), self.architecture.P)
-        refuse_large("Per-sample gradients", shape[0] * shape[1] * self.theta.itemsize, shape, limit)
-        result = np.empty(shape, self.theta.dtype)
-        for here, places in zip(self.layers, self.architecture.places, strict=True):
-            for place, part in zip(places, here.layer.per_sample(here.dC_dz, here.a_prev), strict=True):
-                if place is not None and part is not None:
-                    result[:, place] = part.reshape(len(self.X), -1)
-        return result
+        return per_sample.gradients(
+            self.architecture, [here.dC_dz for here in self.layers], [here.a_prev for here in self.layers], limit
+        )
 
     def per_sample_norms(self) -> Array:
         """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them:
         ‖gᵢ‖² = Σ_l ‖δᵢˡ‖² (‖aᵢˡ⁻¹‖² + 1 with a bias)."""
-        squares = [here.layer.squared_norms(here.dC_dz, here.a_prev) for here in self.layers]
-        return np.sqrt(np.sum(squares, axis=0))
+        return per_sample.norms(
+            self.architecture, [here.dC_dz for here in self.layers], [here.a_prev for here in self.layers]
+        )
 
     def __repr__(self) -> str:
         head = f"Trace of {len(self.X)} samples, loss {self.cost_record.loss}, φ {self.cost_record.aggregate}"

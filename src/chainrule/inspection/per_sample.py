@@ -1,0 +1,35 @@
+"""Per-sample gradients, and their norms without building them (`mathematics` §3): gᵢ of Wˡ is δᵢˡ ⊗ aᵢˡ⁻¹."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..arrays import Array
+from ..core.architecture import Architecture
+from .jacobians import LIMIT, refuse_large
+
+
+def gradients(
+    architecture: Architecture, deltas: Sequence[Array], inputs: Sequence[Array], limit: int = LIMIT
+) -> Array:
+    """Each sample's part of the cost's gradient (N, P), without the penalty, from δ and a_prev of the layers 1 … L.
+
+    Raises:
+        ParameterError: it would take more than `limit` bytes.
+    """
+    shape = (len(inputs[0]), architecture.P)
+    refuse_large("Per-sample gradients", shape[0] * shape[1] * inputs[0].itemsize, shape, limit)
+    result = np.empty(shape, inputs[0].dtype)
+    for layer, places, delta, a_prev in zip(architecture.layers, architecture.places, deltas, inputs, strict=True):
+        for place, part in zip(places, layer.per_sample(delta, a_prev), strict=True):
+            if place is not None and part is not None:
+                result[:, place] = part.reshape(shape[0], -1)
+    return result
+
+
+def norms(architecture: Architecture, deltas: Sequence[Array], inputs: Sequence[Array]) -> Array:
+    """The Euclidean norms (N,) of the rows of `gradients`: ‖gᵢ‖² = Σ_l ‖δᵢˡ‖² (‖aᵢˡ⁻¹‖² + 1 with a bias)."""
+    layers = zip(architecture.layers, deltas, inputs, strict=True)
+    return np.sqrt(np.sum([layer.squared_norms(delta, a_prev) for layer, delta, a_prev in layers], axis=0))

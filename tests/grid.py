@@ -32,7 +32,7 @@ COMPLEX_LIMIT, CENTRAL_LIMIT = 1e-10, 1e-6
 LIMITS = {"complex step": COMPLEX_LIMIT, "central differences": CENTRAL_LIMIT}
 ROWS, INPUTS, WIDTH = 5, 3, 3
 STEP = 1e-30
-LARGEST, SMALLEST = 30.0, 1e-9
+LARGEST, SMALLEST = 12.0, 1e-9
 
 PENALTIES = {
     "none": Penalty(),

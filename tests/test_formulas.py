@@ -339,6 +339,16 @@ def test_derivatives_are_finite_where_a_target_of_zero_meets_a_prediction_of_zer
         assert losses.poisson.derivative(zero, zero)[0] == 1
 
 
+@pytest.mark.parametrize("record", [activations.softplus, activations.elu, activations.selu], ids=str)
+def test_complex_step_keeps_the_digits_of_small_values(record):
+    """A step of 1e-30 along the imaginary axis changes no digit of the value, also where that is tiny."""
+    z = np.array([-30.0, -25.0, -1e-9, -1.0, 2.0])
+    found = record.value(z + 1e-30j)
+    a = record.value(z)
+    np.testing.assert_allclose(found.real, a, rtol=1e-15)
+    np.testing.assert_allclose(found.imag / 1e-30, record.derivative(z, a), rtol=1e-14)
+
+
 # -- fused pairs ------------------------------------------------------------------------------------------------------
 
 PAIRS = [

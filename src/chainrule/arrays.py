@@ -71,6 +71,11 @@ class ComplexNamespace(Namespace):
         return np.where(np.real(z) < 0, -z, z)
 
     @staticmethod
+    def log1p(z: Array) -> Array:  # type: ignore[override]
+        """To first order in the imaginary part, where NumPy's complex log1p loses the digits of small values."""
+        return np.log1p(np.real(z)) + 1j * (np.imag(z) / (1 + np.real(z)))
+
+    @staticmethod
     def sign(z: Array) -> Array:  # type: ignore[override]
         return np.sign(np.real(z))
 

@@ -349,11 +349,9 @@ class Training:
             bad = int(np.argmax(~np.isfinite(tensor).all(axis=1)))
             number = tensor[bad][~np.isfinite(tensor[bad])][0]
             hint = ""
-            if name.startswith("the loss") and cost.loss.prediction[0] == 0:
-                form = next(
-                    f for f in LOSSES if f in (f"{cost.loss.name}_logits", f"{cost.loss.name}_log", "poisson_log")
-                )
-                hint = f" (the logarithm of a zero; the loss {form!r} with an identity output cannot reach it)"
+            forms = [form for form in (f"{cost.loss.name}_logits", f"{cost.loss.name}_log") if form in LOSSES]
+            if name.startswith("the loss") and forms:
+                hint = f" (the logarithm of a zero; the loss {forms[0]!r} with an identity output cannot reach it)"
             return f"{name} is {number} in row {int(step.rows[bad]) if step else bad} of {rows}{hint}"
         return None
 

@@ -115,11 +115,7 @@ class Run:
             NotTrainedError: the run kept no snapshots (`fit(..., keep_every=…)`).
             ParameterError: the run has no such step.
         """
-        past = self._before(step)
-        now = past.step(past.snapshot.step)
-        X, y, s = (part[now.rows] for part in past.data)
-        with np.errstate(all="ignore"):
-            return trace(past.architecture, past.snapshot.theta, X, y, past.plan.cost, s, past.mean_weight, now.masks)
+        return self._trace(self._before(step))
 
     def update(self, step: int, what: Literal["W", "b"], layer: int, index: tuple[int, ...] | int) -> Update:
         """How one parameter changed in a step, split into exact additive parts.
@@ -128,7 +124,7 @@ class Run:
             NotTrainedError, ParameterError: see `trace`; or no such parameter.
         """
         past = self._before(step)
-        t = self.trace(step)
+        t = self._trace(past)
         if what not in ("W", "b"):
             raise ParameterError(f"Run.update: expected 'W' or 'b', got {what!r}.")
         if isinstance(layer, str):  # `Trace` takes addresses too
@@ -171,6 +167,13 @@ class Run:
             momentum=float(parts.momentum[flat]),
             decay=float(parts.decay[flat]),
         )
+
+    def _trace(self, past: Training) -> Trace:
+        """The trace of the step that a re-created training stands before."""
+        now = past.step(past.snapshot.step)
+        X, y, s = (part[now.rows] for part in past.data)
+        with np.errstate(all="ignore"):
+            return trace(past.architecture, past.snapshot.theta, X, y, past.plan.cost, s, past.mean_weight, now.masks)
 
     def _before(self, step: int) -> Training:
         if self.training is None:

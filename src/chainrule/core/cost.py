@@ -151,7 +151,7 @@ class Cost:
         bent = (curved @ R_at[..., None])[..., 0] if curved.ndim == 3 else curved * R_at
         outputs = y.shape[1] if self.average_outputs else 1
         R_dC_dL = self.aggregate.hessian_times(dC_dL, (slope * R_at).sum(axis=1) / outputs)
-        R_dC_dat = self.seed(R_dC_dL, y) * slope + self.seed(dC_dL, y) * bent
+        R_dC_dat = self.seeded(R_dC_dL, slope) + self.seeded(dC_dL, bent)
         if pair is not None:
             return R_dC_dat
         R_delta = g.backward(R_dC_dat, z, a)

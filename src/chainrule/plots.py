@@ -74,11 +74,11 @@ def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
             run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch by {by}, {run.best_epoch}"
         )
     if all(row[key] > 0 for _, key, _ in curves for row in run.history if key in row):
+        ticks = require("matplotlib.ticker", "plot", "Pictures")
         axes.set_yscale("log")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(lambda cost, _: f"{cost:g}")
-        if len(axes.get_yticks(minor=True)) > 12:
-            axes.yaxis.set_minor_formatter(lambda cost, _: "")
+        axes.yaxis.set_major_locator(ticks.LogLocator(subs=(1, 2, 5), numticks=12))
+        axes.yaxis.set_major_formatter(lambda cost, _: f"{cost:g}")
+        axes.yaxis.set_minor_formatter(ticks.NullFormatter())
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel("cost", color=INK)

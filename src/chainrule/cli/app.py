@@ -517,7 +517,9 @@ def _write(folder: Path, model: TableModel, run: Run, result: dict[str, Any]) ->
         MODEL_FILE: model.to_bytes(),
     }
     try:
-        content["learning_curve.png"] = plots.png(plots.learning_curve(run, f"Learning curve, {result['source']}"))
+        content["learning_curve.png"] = plots.png(
+            plots.learning_curve(run, f"Learning curve, {Path(result['source']).name}")
+        )
     except MissingExtraError as error:  # matplotlib is an extra: without it there is a model, but no picture
         display.status.print(f"No picture: {error}", markup=False)
     replace_all({folder / name: data for name, data in content.items()})

@@ -596,6 +596,42 @@ def test_example_3_square():
         np.testing.assert_array_equal(t.jacobian(wrt=wrt, layer=layer), [np.diag([2, 4, 6])])
 
 
+def test_jacobian_of_a_vector_of_losses():
+    """A row for each output (000 §2.2), by a complex step along single parameters and inputs; smoothing included."""
+    net = cr.Network(3, [cr.Dense(4, "tanh"), cr.Dense(2, "sigmoid")], seed=1)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 2)).astype(float)
+    t = net.trace(X, y, label_smoothing=0.1)
+
+    def losses(theta, X):
+        values = forward(net.architecture, theta, X)
+        return t.cost_record.loss.value(values.y_hat, t.cost_record.smooth(y))
+
+    tensor, by_x = t.jacobian("loss", "W", 1, full=True), t.jacobian("loss")
+    assert tensor.shape == (5, 2, 4, 3)
+    for p, q in itertools.product(range(4), range(3)):
+        step = np.zeros(net.P, complex)
+        step[3 * p + q] = 1e-30j
+        np.testing.assert_allclose(tensor[..., p, q], losses(net.theta + step, X).imag / 1e-30, rtol=1e-12)
+    for k in range(3):
+        moved = X + 1e-30j * np.eye(3)[k]
+        np.testing.assert_allclose(by_x[..., k], losses(net.theta, moved).imag / 1e-30, rtol=1e-12)
+    np.testing.assert_allclose(t.jacobian("loss", "W", 1).full(), tensor, rtol=1e-14)
+    transposed = t.jacobian("loss", "W", 1, layout="denominator")
+    np.testing.assert_allclose(transposed, np.moveaxis(tensor, 1, -1), rtol=1e-14)
+    np.testing.assert_array_equal(
+        t.jacobian("loss", "b", 2, layout="denominator").swapaxes(1, 2), t.jacobian("loss", "b", 2)
+    )
+
+
+def test_jacobian_without_targets():
+    net, X, y = network()
+    t = net.trace(X, y)
+    np.testing.assert_array_equal(net.jacobian(X), t.jacobian())
+    np.testing.assert_array_equal(net.jacobian(X, "z", "W", 2, 3).full(), t.jacobian("z", "W", 2, 3, full=True))
+    refused("jacobian: expected X with 2 columns, got 3", lambda: net.jacobian([[1.0, 2.0, 3.0]]), ShapeError)
+
+
 def test_example_8_jacobian_of_two_functions():
     """f(x) = (x₁ + x₂x₃, x₁² + 3x₂), from squares: uv = ((u + v)² − (u − v)²)/4 and u = ((u + 1)² − (u − 1)²)/4."""
     W = [[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 1, -1], [1, 0, 0], [0, 1, 0], [0, 1, 0]]
@@ -936,6 +972,11 @@ def test_memory_refusals_name_the_size():
     wide = CompactJacobian(np.broadcast_to(0.0, (4000, 100, 100)), np.broadcast_to(0.0, (4000, 1000)))
     refused("at most 1 GiB, got 4000 × 100 × 100 × 1000 numbers, 298 GiB.", wide.full)
     assert t.per_sample_norms().shape == (7,)  # which needs none of them
+    many = cr.Network(1, [cr.Dense(4000, "softmax")], dtype="float32")
+    t = many.trace(np.ones((20, 1)), np.zeros(20, int))  # whose matrices are built only when they are asked for
+    refused("da_dz of layer 1: expected a tensor of at most 1 GiB, got 20 × 4000 × 4000", lambda: t[1].da_dz)
+    assert "20 × 4000 × 4000" in repr(t)
+    refused("D of layer 1: expected a tensor of at most 1 GiB, got 20 × 4000 × 4000", lambda: t[1].D)
 
 
 def test_layers_and_pairs_that_do_not_exist():
@@ -948,12 +989,13 @@ def test_layers_and_pairs_that_do_not_exist():
         lambda: t.jacobian(of_layer=6),
         lambda: t.paths(6, (0, 0)),
     ):
-        refused("Trace: expected a layer from 1 to 5, got ", call)
+        refused("(Trace|Jacobian): expected a layer from 1 to 5, got ", call)
     refused("got a of layer 2 by z of layer 4", lambda: t.jacobian(wrt="W", layer=4, of_layer=2))
     refused("got its own a, which comes after z", lambda: t.jacobian("z", "a", 2, 2))
     refused("expected the layer of W, got none", lambda: t.jacobian(wrt="W"))
     refused("expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got 'a' by 'theta'", lambda: t.jacobian(wrt="theta"))
-    refused("got 'loss' by 'x'", lambda: t.jacobian("loss"))
+    refused("got 'cost' by 'x'", lambda: t.jacobian("cost"))
+    refused("expected no of_layer for the loss, got 2", lambda: t.jacobian("loss", of_layer=2))
 
 
 def test_layers_without_W_or_b():

@@ -25,7 +25,7 @@ from .formulas.losses import Loss, check_fit
 from .inspection import curvature, derivation, per_sample
 from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
-from .inspection.jacobians import Layout
+from .inspection.jacobians import LIMIT, CompactJacobian, Layout, Of, Wrt, jacobian
 from .inspection.trace import Trace, trace
 from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, first_snapshot, run_training
 from .training.optimizers import Optimizer, find_optimizer
@@ -127,9 +127,7 @@ class Run:
         t = self._trace(past)
         if what not in ("W", "b"):
             raise ParameterError(f"Run.update: expected 'W' or 'b', got {what!r}.")
-        if isinstance(layer, str):  # `Trace` takes addresses too
-            raise ParameterError(f"Run.update: expected a layer from 1 to {len(t.layers)}, got {layer!r}.")
-        here = t[layer]
+        here = t[t.architecture.check_layer("Run.update", layer)]
         parameter = here.W if what == "W" else here.b
         place = index if isinstance(index, tuple) else (index,)
         if parameter is None:
@@ -239,10 +237,8 @@ class Network:
         return self._part(layer, "b")
 
     def _part(self, layer: int, name: Literal["W", "b"]) -> Array:
-        L = len(self.architecture.layers)
-        if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 1 <= layer <= L:
-            raise ParameterError(f"Network: expected a layer from 1 to {L}, got {layer!r}.")
-        part: Array | None = getattr(self.architecture.views(self.theta)[layer - 1], name)
+        number = self.architecture.check_layer("Network", layer)
+        part: Array | None = getattr(self.architecture.views(self.theta)[number - 1], name)
         if part is None:
             raise ParameterError(f"Network: expected a layer with a {name}, got {self.architecture.describe(layer)}.")
         return part
@@ -347,6 +343,29 @@ class Network:
         data = self._data("trace", cost, X, y, sample_weight)
         with np.errstate(all="ignore"):
             return trace(self.architecture, self._theta.copy(), *data[:2], cost, data.s, float(data.s.mean()))
+
+    def jacobian(
+        self,
+        X: npt.ArrayLike,
+        of: Of = "a",
+        wrt: Wrt = "x",
+        layer: int | None = None,
+        of_layer: int | None = None,
+        *,
+        full: bool = False,
+        layout: Layout = "numerator",
+        limit: int = LIMIT,
+    ) -> Array | CompactJacobian:
+        """∂ŷ/∂x (N, n_L, n_0), or the Jacobian of any layer by any other or by its parameters.
+
+        Shapes and errors are those of `inspection.jacobians.jacobian`.
+        """
+        X = check_matrix("jacobian", "X", X, self.architecture.inputs, self.dtype)
+        with np.errstate(all="ignore"):
+            values = forward(self.architecture, self._theta, X, keep="all")
+            return jacobian(
+                self.architecture, self._theta, values, of, wrt, layer, of_layer, full=full, layout=layout, limit=limit
+            )
 
     def per_sample_gradients(
         self,

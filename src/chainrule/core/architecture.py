@@ -123,6 +123,17 @@ class Architecture:
             for number, layer in enumerate(self.layers, 1)
         ]
 
+    def check_layer(self, where: str, number: object) -> int:
+        """The number of a layer, 1 … L.
+
+        Raises:
+            ParameterError: anything else.
+        """
+        L = len(self.layers)
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number <= L:
+            raise ParameterError(f"{where}: expected a layer from 1 to {L}, got {number!r}.")
+        return int(number)
+
     def describe(self, number: int) -> str:
         """A layer as messages name it, such as "layer 2 (Dense 64 → 10, softmax)"."""
         return f"layer {number} ({self.layers[number - 1]})"

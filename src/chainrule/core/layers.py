@@ -24,6 +24,9 @@ class Parameters(NamedTuple):
     b: Array | None
 
 
+NOWHERE = Parameters(None, None)
+
+
 class Layer(Protocol):
     """What the loops ask of a layer. A layer is frozen: it holds settings and sizes, never numbers that change."""
 
@@ -60,8 +63,11 @@ class Layer(Protocol):
         """Write ∂C/∂W and ∂C/∂b, summed over the samples, into `into`."""
         ...
 
-    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
-        """Each sample's part of ∂C/∂W and ∂C/∂b, (…, shape of W) and (…, n_l), before the sum; any leading axes."""
+    def per_sample(self, dC_dz: Array, a_prev: Array, into: Parameters = NOWHERE) -> Parameters:
+        """Each sample's part of ∂C/∂W and ∂C/∂b, (…, shape of W) and (…, n_l), before the sum; any leading axes.
+
+        They are written into the arrays of `into`, or into new ones where it has none.
+        """
         ...
 
     def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
@@ -172,9 +178,9 @@ class Dense:
         if b is not None:
             dC_dz.sum(axis=0, out=b)
 
-    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
-        W = dC_dz[..., :, None] * (self.factor * a_prev)[..., None, :]
-        return Parameters(W, dC_dz if self.bias else None)
+    def per_sample(self, dC_dz: Array, a_prev: Array, into: Parameters = NOWHERE) -> Parameters:
+        W = np.multiply(dC_dz[..., :, None], (self.factor * a_prev)[..., None, :], out=into.W)
+        return Parameters(W, np.positive(dC_dz, out=into.b) if self.bias else None)
 
     def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
         squares = self.factor**2 * np.einsum("ij,ij->i", a_prev, a_prev) + (1 if self.bias else 0)
@@ -238,8 +244,8 @@ class Scale:
         assert into.W is not None
         (dC_dz * a_prev).sum(axis=0, out=into.W)
 
-    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
-        return Parameters(dC_dz * a_prev, None)
+    def per_sample(self, dC_dz: Array, a_prev: Array, into: Parameters = NOWHERE) -> Parameters:
+        return Parameters(np.multiply(dC_dz, a_prev, out=into.W), None)
 
     def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
         return ((dC_dz * a_prev) ** 2).sum(axis=1)
@@ -292,8 +298,8 @@ class Dropout:
     def gradients(self, dC_dz: Array, a_prev: Array, into: Parameters) -> None:
         pass
 
-    def per_sample(self, dC_dz: Array, a_prev: Array) -> Parameters:
-        return Parameters(None, None)
+    def per_sample(self, dC_dz: Array, a_prev: Array, into: Parameters = NOWHERE) -> Parameters:
+        return NOWHERE
 
     def squared_norms(self, dC_dz: Array, a_prev: Array) -> Array:
         return np.zeros(len(dC_dz), dC_dz.dtype)

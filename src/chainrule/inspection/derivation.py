@@ -36,7 +36,7 @@ from .expression import (
     partial,
     text,
 )
-from .jacobians import Layout
+from .jacobians import Layout, check_passable
 from .trace import LayerTrace, Trace
 
 What = Literal["W", "b", "x", "cost", "output"]
@@ -164,12 +164,10 @@ def explain(
     number = 1 if what == "x" else layer
     if number is None:
         raise ParameterError(f"explain: expected the layer of {what}, got none. Pass layer=1, for instance.")
-    if isinstance(number, str):  # `Trace` takes addresses too
-        raise ParameterError(f"explain: expected a layer from 1 to {len(t.layers)}, got {number!r}.")
-    here: LayerTrace = t[number]
+    here: LayerTrace = t[t.architecture.check_layer("explain", number)]
     place = () if index is None else tuple(index) if isinstance(index, tuple | list | np.ndarray) else (index,)
     shares, symbol = _shares(t, here, what, place)
-    t.check_passable(number, len(t.layers))
+    check_passable(t.architecture, number, len(t.layers))
     i = int(np.argmax(np.abs(shares))) if sample is None else sample
     if what == "x" and sample is None:
         i = 0

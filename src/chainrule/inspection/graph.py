@@ -38,8 +38,8 @@ class Graph:
         """The graph in Graphviz's language."""
         lines = ["digraph network {", "  rankdir=LR;", '  node [shape=ellipse, style=filled, fontname="sans-serif"];']
         for node in self.nodes:
-            label = f"{node.formula}\\n{node.shape}".replace('"', '\\"')
-            lines.append(f'  "{node.name}" [label="{label}", fillcolor="{_COLORS[node.kind]}"];')
+            formula = node.formula.replace("\\", "\\\\").replace('"', '\\"')
+            lines.append(f'  "{node.name}" [label="{formula}\\n{node.shape}", fillcolor="{_COLORS[node.kind]}"];')
         lines += [f'  "{start}" -> "{end}";' for start, end in self.edges]
         return "\n".join([*lines, "}"])
 
@@ -48,9 +48,11 @@ class Graph:
         gap, height, top = 34, 52, 40
         boxes: dict[str, tuple[int, int, int]] = {}  # x, y, width
         x = 16
+        room = {node.name: 16 + max(8 * len(node.formula), 7 * len(node.shape)) for node in self.nodes}
         for node in self.nodes:
             if node.kind == "computation" or node.name == "x":
-                width = max(96, 24 + 8 * len(node.formula))
+                below = [room[start] + 8 for start, end in self.edges if end == node.name and start not in boxes]
+                width = max(96, 8 + room[node.name], sum(below) - 8)
                 boxes[node.name] = (x, top, width)
                 x += width + gap
         for end in list(boxes):

@@ -1,4 +1,4 @@
-"""Jacobians between any two layers in closed form, and per-sample gradients (`mathematics` §3; 001 §3).
+"""Jacobians between any two layers in closed form (`mathematics` §3; 001 §3).
 
     ∂a^m/∂b^l = D^m D^{m-1} … D^{l+1} diag(γ^l)      (N, n_m, n_l)
     ∂a^m/∂W^l = (∂a^m/∂b^l) ⊗ a^{l-1}                the compact pair, or the tensor (N, n_m, n_l, n_{l-1})
@@ -18,10 +18,75 @@ import numpy as np
 from ..arrays import Array
 from ..core.architecture import Architecture, Masks, Values
 from ..errors import ParameterError
+from ..formulas.activations import step
 
 Of = Literal["a", "z"]
+Wrt = Literal["W", "b", "a", "z", "x"]
 Layout = Literal["numerator", "denominator"]
 LIMIT = 2**30  # bytes of a tensor that is built without being asked twice
+
+
+def jacobian(
+    architecture: Architecture,
+    theta: Array,
+    values: Values,
+    of: Of = "a",
+    wrt: Wrt = "x",
+    layer: int | None = None,
+    of_layer: int | None = None,
+    *,
+    full: bool = False,
+    layout: Layout = "numerator",
+    limit: int = LIMIT,
+    masks: Masks | None = None,
+) -> Array | CompactJacobian:
+    """∂of/∂wrt of every sample, in closed form: the `of` ("a" or "z") of `of_layer`, by default the last one, by the
+    "W", "b", "a" or "z" of `layer`, or by the input "x", from a forward pass that kept all its values.
+
+    Shapes in numerator layout: by W the compact pair, or with `full` the tensor (N, n_m, n_l, n_{l-1}); by all
+    others (N, n_m, n_l). Denominator layout has the axis of the outputs last.
+
+    Raises:
+        ParameterError: a layer that does not exist or comes after `of_layer`, a layer without W or b, a step
+            function on the way, or a tensor larger than `limit` bytes.
+    """
+    check_layout(layout)
+    if wrt not in ("W", "b", "a", "z", "x") or of not in ("a", "z"):
+        raise ParameterError(f"Jacobian: expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got {of!r} by {wrt!r}.")
+    upper = len(architecture.layers) if of_layer is None else architecture.check_layer("Jacobian", of_layer)
+    if wrt == "x" or (wrt == "a" and layer == 0):
+        lower, kind = 0, "a"
+    else:
+        if layer is None:
+            raise ParameterError(f"Jacobian: expected the layer of {wrt}, got none. Pass layer=1, for instance.")
+        lower, kind = architecture.check_layer("Jacobian", layer), "a" if wrt == "a" else "z"
+    check_passable(architecture, lower + (kind == "a"), upper if of == "a" else upper - 1)
+    by = between(architecture, theta, values, of, upper, kind, lower, masks)  # type: ignore[arg-type]
+    if wrt not in ("W", "b"):
+        return transposed(by, layout)
+    here, a_prev = architecture.layers[lower - 1], values.a[lower - 1]
+    assert a_prev is not None
+    shape = here.W_shape if wrt == "W" else here.b_shape
+    if shape is None:
+        raise ParameterError(f"Jacobian: expected a layer with {wrt}, got {architecture.describe(lower)}.")
+    if wrt == "b":
+        return transposed(by, layout)
+    if len(shape) == 1:  # one factor for each unit: z_p depends on W_p alone
+        W = here.per_sample(by, a_prev[:, None, :]).W
+        assert W is not None
+        return transposed(W, layout)
+    pair = CompactJacobian(by, getattr(here, "factor", 1.0) * a_prev)
+    return transposed(pair.full(limit), layout) if full or layout == "denominator" else pair
+
+
+def check_passable(architecture: Architecture, first: int, last: int) -> None:
+    """Raise ParameterError where a step function lies in the layers `first` … `last`."""
+    for number in range(max(first, 1), last + 1):
+        if architecture.layers[number - 1].g.same(step):
+            raise ParameterError(
+                f"Derivative through {architecture.describe(number)}: step is flat, its derivative is 0 "
+                "wherever it exists, so training cannot pass it. Use sigmoid or another activation there."
+            )
 
 
 def between(

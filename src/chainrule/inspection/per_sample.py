@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..core.architecture import Architecture
+from ..core.layers import Parameters
 from .jacobians import LIMIT, refuse_large
 
 
@@ -23,9 +24,11 @@ def gradients(
     refuse_large("Per-sample gradients", shape[0] * shape[1] * inputs[0].itemsize, shape, limit)
     result = np.empty(shape, inputs[0].dtype)
     for layer, places, delta, a_prev in zip(architecture.layers, architecture.places, deltas, inputs, strict=True):
-        for place, part in zip(places, layer.per_sample(delta, a_prev), strict=True):
-            if place is not None and part is not None:
-                result[:, place] = part.reshape(shape[0], -1)
+        views = [
+            None if place is None or part is None else result[:, place].reshape(shape[0], *part)
+            for place, part in zip(places, (layer.W_shape, layer.b_shape), strict=True)
+        ]
+        layer.per_sample(delta, a_prev, Parameters(*views))
     return result
 
 

@@ -19,12 +19,20 @@ from ..core.backward import Gradient, backward
 from ..core.cost import Cost, Penalty
 from ..core.layers import Layer, Parameters
 from ..errors import ParameterError
-from ..formulas.activations import step
 from . import per_sample
-from .jacobians import LIMIT, CompactJacobian, Layout, Of, between, check_layout, refuse_large, transposed
+from .jacobians import (
+    LIMIT,
+    CompactJacobian,
+    Layout,
+    Of,
+    Wrt,
+    check_layout,
+    check_passable,
+    jacobian,
+    refuse_large,
+    transposed,
+)
 from .paths import Path, largest
-
-Target = Literal["W", "b", "a", "z", "x"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +43,6 @@ class LayerTrace:
         number, layer: l, and the layer's record.
         W, b: its parameters (None where it has none).
         a_prev (N, n_{l-1}), z (N, n_l), a (N, n_l): the forward pass.
-        da_dz: γ, (N, n_l), or (N, n_l, n_l) of an activation that works on rows.
         dC_da, dC_dz (N, n_l): ∂C/∂a, and δ = ∂C/∂z. They contain ∇φ.
         dC_da_prev (N, n_{l-1}): what the layer hands on.
         dC_dW, dC_db: the gradients without the penalty's part, summed over the samples.
@@ -49,7 +56,6 @@ class LayerTrace:
     a_prev: Array
     z: Array
     a: Array
-    da_dz: Array
     dC_da: Array
     dC_dz: Array
     dC_da_prev: Array
@@ -58,16 +64,34 @@ class LayerTrace:
     mask: Array | None
 
     @cached_property
+    def da_dz(self) -> Array:
+        """γ (N, n_l), or the matrices (N, n_l, n_l) of an activation that works on rows.
+
+        Raises:
+            ParameterError: matrices of more than 1 GiB.
+        """
+        if self.layer.g.rowwise:
+            self._refuse_large("da_dz", self.layer.outputs)
+        return _frozen(self.layer.g.derivative(self.z, self.a))
+
+    @cached_property
     def D(self) -> Array:
-        """D = ∂a/∂a_prev (N, n_l, n_{l-1}): diag(γ) W for elementwise activations (001 §3.1)."""
+        """D = ∂a/∂a_prev (N, n_l, n_{l-1}): diag(γ) W for elementwise activations (001 §3.1).
+
+        Raises:
+            ParameterError: matrices of more than 1 GiB.
+        """
         n = self.layer.outputs
+        self._refuse_large("D", max(n, self.a_prev.shape[1]))
         rows = np.broadcast_to(np.eye(n, dtype=self.z.dtype), (len(self.z), n, n))
         by_z = self.layer.g.backward(rows, self.z[:, None, :], self.a[:, None, :])
         mask = None if self.mask is None else np.repeat(self.mask, n, axis=0)
         flat = self.layer.backward(by_z.reshape(-1, n), Parameters(self.W, self.b), mask)
-        D = flat.reshape(len(self.z), n, -1)
-        D.flags.writeable = False
-        return D
+        return _frozen(flat.reshape(len(self.z), n, -1))
+
+    def _refuse_large(self, name: str, columns: int) -> None:
+        shape = (*self.z.shape, columns)
+        refuse_large(f"{name} of layer {self.number}", int(np.prod(shape)) * self.z.itemsize, shape, LIMIT)
 
     def per_sample(self, limit: int = LIMIT) -> Parameters:
         """Each sample's part of ∂C/∂W (N, …shape of W) and ∂C/∂b (N, n_l): δᵢ ⊗ a_prevᵢ. They sum to dC_dW, dC_db.
@@ -86,6 +110,10 @@ class LayerTrace:
 
     def _lines(self) -> Iterator[str]:
         for name in ("a_prev", "W", "b", "z", "da_dz", "a", "dC_da", "dC_dz", "dC_dW", "dC_db", "dC_da_prev"):
+            if name == "da_dz" and self.layer.g.rowwise:
+                n = self.layer.outputs
+                yield f"{name:<11}{f'{len(self.z)} × {n} × {n}':<14}matrices, built when asked for"
+                continue
             value = getattr(self, name)
             if value is not None:
                 yield f"{name:<11}{' × '.join(map(str, value.shape)):<14}{_short(value)}"
@@ -143,17 +171,14 @@ class Trace:
             if found is None or found[2].startswith("_") or not hasattr(owner, found[2]):
                 raise ParameterError(f"Trace: expected an address such as 'layers[1].dC_dW', got {address!r}.")
             return getattr(owner, found[2])
-        L = len(self.layers)
-        if isinstance(address, bool) or not isinstance(address, int | np.integer) or not 1 <= address <= L:
-            raise ParameterError(f"Trace: expected a layer from 1 to {L}, got {address!r}.")
-        return self.layers[address - 1]
+        return self.layers[self.architecture.check_layer("Trace", address) - 1]
 
     # -- derivatives of outputs -----------------------------------------------------------------------------------
 
     def jacobian(
         self,
-        of: Of = "a",
-        wrt: Target = "x",
+        of: Of | Literal["loss"] = "a",
+        wrt: Wrt = "x",
         layer: int | None = None,
         of_layer: int | None = None,
         *,
@@ -161,39 +186,26 @@ class Trace:
         layout: Layout = "numerator",
         limit: int = LIMIT,
     ) -> Array | CompactJacobian:
-        """∂of/∂wrt of every sample, in closed form: the `of` ("a" or "z") of `of_layer`, by default the last one,
-        by the "W", "b", "a" or "z" of `layer`, or by the input "x".
-
-        Shapes in numerator layout: by W the compact pair, or with `full` the tensor (N, n_m, n_l, n_{l-1}); by all
-        others (N, n_m, n_l). Denominator layout has the axis of the outputs last.
+        """∂of/∂wrt of every sample; see `jacobians.jacobian`. Of the "loss" it is that of the vector ℒ, a row for
+        each output: diag(∂ℒ/∂ŷ) ∂ŷ/∂wrt (000 §2.2).
 
         Raises:
-            ParameterError: a layer that does not exist or comes after `of_layer`, a layer without W or b, a step
-                function on the way, or a tensor larger than `limit` bytes.
+            ParameterError: as there; or a layer given for the loss.
         """
+        if of == "loss" and of_layer is not None:
+            raise ParameterError(f"Jacobian: expected no of_layer for the loss, got {of_layer!r}. Leave it out.")
+        pass_through = (self.architecture, self.theta, self.values)
+        if of != "loss":
+            return jacobian(
+                *pass_through, of, wrt, layer, of_layer, full=full, layout=layout, limit=limit, masks=self.masks
+            )
         check_layout(layout)
-        upper = len(self.layers) if of_layer is None else self[of_layer].number
-        if wrt not in ("W", "b", "a", "z", "x") or of not in ("a", "z"):
-            raise ParameterError(f"Jacobian: expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got {of!r} by {wrt!r}.")
-        if wrt == "x" or (wrt == "a" and layer == 0):
-            lower, kind = 0, "a"
-        else:
-            if layer is None:
-                raise ParameterError(f"Jacobian: expected the layer of {wrt}, got none. Pass layer=1, for instance.")
-            lower, kind = self[layer].number, "a" if wrt == "a" else "z"
-        self.check_passable(lower + (kind == "a"), upper if of == "a" else upper - 1)
-        by = between(self.architecture, self.theta, self.values, of, upper, kind, lower, self.masks)  # type: ignore[arg-type]
-        if wrt not in ("W", "b"):
-            return transposed(by, layout)
-        here = self[lower]
-        if (here.W if wrt == "W" else here.b) is None:
-            raise ParameterError(f"Jacobian: expected a layer with {wrt}, got {self.architecture.describe(lower)}.")
-        if wrt == "b":
-            return transposed(by, layout)
-        if len(here.layer.W_shape) == 1:  # one factor for each unit: z_p depends on W_p alone
-            return transposed(here.layer.per_sample(by, here.a_prev[:, None, :]).W, layout)
-        pair = CompactJacobian(by, getattr(here.layer, "factor", 1.0) * here.a_prev)
-        return transposed(pair.full(limit), layout) if full or layout == "denominator" else pair
+        by = jacobian(*pass_through, "a", wrt, layer, full=full, limit=limit, masks=self.masks)
+        slope = self.cost_record.loss.derivative(self.y_hat, self.cost_record.smooth(self.y))
+        if not isinstance(by, CompactJacobian):
+            return transposed(slope.reshape(*slope.shape, *[1] * (by.ndim - 2)) * by, layout)
+        pair = replace(by, by_z=slope[:, :, None] * by.by_z)
+        return pair if layout == "numerator" else transposed(pair.full(limit), layout)
 
     def paths(self, layer: int, index: tuple[int, int], output: int = 0, sample: int = 0, k: int = 5) -> list[Path]:
         """The k largest paths from the weight `index` = (p, q) of a dense layer to an output, for one sample.
@@ -219,19 +231,10 @@ class Trace:
         check_count("Paths", "k", k)
         if here.layer.g.rowwise:
             raise ParameterError(f"Paths: expected an elementwise activation in layer {layer}, got {here.layer.g}.")
-        self.check_passable(layer, len(self.layers))
+        check_passable(self.architecture, layer, len(self.layers))
         p, q = index
         start = float(here.da_dz[sample, p] * getattr(here.layer, "factor", 1.0) * here.a_prev[sample, q])
         return largest(start, p, [above.D[sample] for above in self.layers[layer:]], output, k)
-
-    def check_passable(self, first: int, last: int) -> None:
-        """Raise ParameterError where a step function lies in the layers `first` … `last`."""
-        for number in range(max(first, 1), last + 1):
-            if self.architecture.layers[number - 1].g.same(step):
-                raise ParameterError(
-                    f"Derivative through {self.architecture.describe(number)}: step is flat, its derivative is 0 "
-                    "wherever it exists, so training cannot pass it. Use sigmoid or another activation there."
-                )
 
     # -- gradients of single samples ------------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ def trace(
         assert a_prev is not None and z is not None and a is not None
         assert dC_da is not None and dC_dz is not None and dC_da_prev is not None
         mask = masks[number - 1] if masks else None
-        arrays = (*p, a_prev, z, a, layer.g.derivative(z, a), dC_da, dC_dz, dC_da_prev, *g, mask)
+        arrays = (*p, a_prev, z, a, dC_da, dC_dz, dC_da_prev, *g, mask)
         layers.append(LayerTrace(number, layer, *(None if array is None else _frozen(array) for array in arrays)))  # type: ignore[arg-type]
     return Trace(
         X=X,

@@ -1,0 +1,81 @@
+"""Matrix products: OpenBLAS as a copy of our own, with its widest kernels and its threads left at one.
+
+NumPy's copy is not touched, so its threads and kernels stay as the caller set them. The engine divides the work among
+threads itself (`kernel`), which needs every product to stay on the thread that asks for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+PREFIX = "scipy_"
+CORE_TYPE = "OPENBLAS_CORETYPE"
+_WIDE = ("SkylakeX", "Cooperlake", "Sapphirerapids", "Zen5")  # kernels that use AVX-512
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The library, loaded once, or None where the package scipy-openblas32 is not installed.
+
+    Importing the package would load it with its own choice of kernels; the variable that decides them is read only
+    when the library is loaded.
+    """
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec is None or spec.origin is None:
+        return None
+    found = sorted((Path(spec.origin).parent / "lib").glob("libscipy_openblas*"))
+    files = [path for path in found if path.suffix in (".so", ".dylib", ".dll")]
+    if not files:
+        return None
+    given = os.environ.get(CORE_TYPE)
+    if given is None and has_avx512():
+        os.environ[CORE_TYPE] = "SkylakeX"
+    try:
+        blas = ctypes.CDLL(str(files[0]))
+    except OSError:
+        return None
+    finally:
+        if given is None:
+            os.environ.pop(CORE_TYPE, None)
+    blas.scipy_openblas_set_num_threads(1)
+    return blas
+
+
+def has_avx512() -> bool:
+    """Whether the processor has the AVX-512 instructions that OpenBLAS's widest kernels use."""
+    import numpy as np
+
+    features = np._core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]
+    return all(features.get(name, False) for name in ("AVX512F", "AVX512CD", "AVX512_SKX"))
+
+
+def core_name() -> str:
+    """Which kernels the library uses, such as "SkylakeX"; empty without a library."""
+    blas = library()
+    if blas is None:
+        return ""
+    blas.scipy_openblas_get_corename.restype = ctypes.c_char_p
+    return str(blas.scipy_openblas_get_corename().decode())
+
+
+def product_address(float32: bool) -> int:
+    """The address of cblas_sgemm or cblas_dgemm."""
+    blas = library()
+    assert blas is not None
+    function = getattr(blas, f"{PREFIX}cblas_{'s' if float32 else 'd'}gemm")
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+
+
+@lru_cache(maxsize=1)
+def yield_address() -> int:
+    """The address of the system's function that lets another thread run; it takes nothing and returns an int."""
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)

@@ -1,0 +1,285 @@
+"""The compiled engine: tables and buffers that describe a network and its training to the kernel.
+
+Everything that decides the numbers is the same as on the array engine: the records, the order of the rows, the masks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array
+from ..core.architecture import Architecture
+from ..core.cost import Cost
+from ..core.layers import Dense, Dropout, Layer, Scale
+from ..formulas.losses import on_logits
+from ..training.optimizers import Optimizer
+from . import blas, kernel, passes
+from .lowering import Untraceable
+
+ALIGNED = 64  # bytes from which vector loads are whole
+PREDICT_BLOCK = 256  # rows that one thread predicts at a time
+LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
+SLOTS = 8  # coefficients that an update rule may have
+
+
+class Unsupported(Exception):
+    """What the compiled engine cannot do, in words that a message can end with."""
+
+
+class Tables(NamedTuple):
+    """A network as the kernel sees it: the tables, and the size of the workspace after them."""
+
+    layers: Array
+    factors: Array
+    size: int
+
+
+class Layout:
+    """Hands out places in a workspace, each aligned."""
+
+    def __init__(self, itemsize: int) -> None:
+        self.step = ALIGNED // itemsize
+        self.size = 0
+
+    def take(self, count: int) -> int:
+        """The place of `count` numbers."""
+        at = self.size
+        self.size += -(-count // self.step) * self.step
+        return at
+
+
+def describe(architecture: Architecture, dtype: str, rows: int, layout: Layout, training: bool) -> tuple[Array, Array, int]:
+    """The tables of layers and factors, with buffers for `rows` rows, and how much scratch a pass needs.
+
+    Raises:
+        Unsupported: a layer of one's own, or an activation that is no loop over numbers.
+    """
+    layers = np.zeros((len(architecture.layers), 10), np.int64)
+    factors = np.zeros((len(architecture.layers), 2))
+    scratch = 0
+    for number, (layer, (at_W, at_b)) in enumerate(zip(architecture.layers, architecture.places, strict=True)):
+        kinds: dict[type, int] = {Dense: kernel.DENSE, Scale: kernel.SCALE, Dropout: kernel.DROPOUT}
+        if type(layer) not in kinds:
+            raise Unsupported(f"{architecture.describe(number + 1)} is a layer of your own")
+        n, m = architecture.sizes[number : number + 2]
+        row = layers[number]
+        row[[kernel.KIND, kernel.INPUTS, kernel.UNITS]] = kinds[type(layer)], n, m
+        row[kernel.AT_W] = -1 if at_W is None else at_W.start
+        row[kernel.AT_B] = -1 if at_b is None else at_b.start
+        row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
+        factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
+        try:
+            forward, backward = passes.forward(layer.g), passes.backward(layer.g)
+        except Untraceable as error:
+            raise Unsupported(f"the activation {layer.g} is no loop over numbers ({error})") from None
+        moved = not passes.keeps(layer.g)
+        if moved or row[kernel.KIND] == kernel.DROPOUT:
+            row[kernel.AT_A] = layout.take(rows * m)
+        if moved or at_b is not None:
+            row[kernel.FORWARD] = passes.address(forward, dtype)
+        if training:
+            row[kernel.AT_DELTA] = layout.take(rows * m)
+            row[kernel.BACKWARD] = passes.address(backward, dtype) if moved else 0
+        scratch = max(scratch, forward.scratch(m), backward.scratch(m))
+    return layers, factors, scratch
+
+
+class Predictor:
+    """A compiled forward pass of one network; its buffers are its own."""
+
+    def __init__(self, architecture: Architecture, dtype: np.dtype[Any], threads: int) -> None:
+        layout = Layout(dtype.itemsize)
+        self.threads, self.dtype, self.outputs = threads, dtype, architecture.outputs
+        self.inputs = architecture.inputs
+        self.layers, self.factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
+        self.run = np.zeros(18, np.int64)
+        self.run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
+        self.run[kernel.AT_SCRATCH] = layout.take(scratch)
+        self.zeros = np.zeros(max(architecture.sizes), dtype)
+        self.work = np.empty((threads, max(layout.size, 1)), dtype)
+
+    def __call__(self, theta: Array, X: Array) -> tuple[Array, Array]:
+        """The last z and ŷ (N, n_L) of X (N, n_0)."""
+        logits = np.empty((len(X), self.outputs), self.dtype)
+        y_hat = np.empty((len(X), self.outputs), self.dtype)
+        threads = self.threads if len(X) > PREDICT_BLOCK else 1
+        table = (self.layers, self.factors, self.run, self.zeros, flat(theta), self.work)
+        given = flat(X)
+        together(
+            threads,
+            lambda me: kernel.predict(me, threads, PREDICT_BLOCK, given, *table, logits.reshape(-1), y_hat.reshape(-1)),
+        )
+        return logits, y_hat
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a compiled training needs to know besides network and data.
+
+    Attributes:
+        batch: rows in one step. rows: rows in one epoch. gathered: whether batches are picked by number.
+        clip_norm, seed, start: as in a plan. threads: that share a step.
+    """
+
+    batch: int
+    rows: int
+    gathered: bool
+    clip_norm: float | None
+    seed: int
+    start: int
+    threads: int
+
+
+class Trainer:
+    """Compiled steps of one training; θ and the slots are the caller's and change in place.
+
+    Raises:
+        Unsupported: something is no loop over numbers.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        cost: Cost,
+        optimizer: Optimizer,
+        data: tuple[Array, Array, Array],
+        settings: Settings,
+        factors: Array | None,
+    ) -> None:
+        X, y, s = data
+        dtype = X.dtype
+        g, loss = architecture.output_activation, cost.loss
+        pair = on_logits(g, loss)
+        B, threads = settings.batch, settings.threads
+        if cost.aggregate.over_epoch == "batchwise":
+            raise Unsupported(f"the aggregate {cost.aggregate} looks at all losses of a batch together")
+        if len(optimizer.coefficients(1)) > SLOTS or len(optimizer.slots) > SLOTS:
+            raise Unsupported(f"the optimizer {optimizer} has more than {SLOTS} slots or coefficients")
+        layout = Layout(dtype.itemsize)
+        self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
+        try:
+            value, slope = passes.value(pair or loss), passes.slope(pair or loss)
+            update = passes.update(optimizer)
+        except Untraceable as error:
+            raise Unsupported(f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})") from None
+        scratch = max(scratch, value.scratch(architecture.outputs), slope.scratch(architecture.outputs))
+
+        run = self.run = np.zeros(18, np.int64)
+        run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
+        run[kernel.GIVE_WAY] = blas.yield_address()
+        for at, part in ((kernel.VALUE, value), (kernel.SLOPE, slope), (kernel.UPDATE, update)):
+            run[at] = passes.address(part, dtype.name)
+        run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
+        run[kernel.AT_X] = layout.take(B * architecture.inputs) if settings.gathered else 0
+        run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
+        run[kernel.SCRATCH] = -(-scratch // layout.step) * layout.step
+        run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
+        run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
+        run[kernel.ON_LOGITS], run[kernel.MEAN] = pair is not None, cost.aggregate.over_epoch == "mean"
+        run[kernel.PENALISE_BIASES] = cost.penalty.biases
+
+        numbers = self.settings = np.zeros(8)
+        numbers[kernel.MEAN_WEIGHT] = s.mean()
+        numbers[kernel.L1], numbers[kernel.L2] = cost.penalty.l1, cost.penalty.l2
+        numbers[kernel.CLIP] = settings.clip_norm or np.inf
+        numbers[kernel.OUTPUT_SHARE] = 1 / architecture.outputs if cost.average_outputs else 1.0
+        classes = architecture.outputs if loss.categorical else 2
+        numbers[kernel.SMOOTH] = 1 - cost.label_smoothing
+        numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
+        numbers[kernel.LARGEST] = LARGEST[dtype.name]
+
+        self.data = tuple(flat(part) for part in data)
+        self.kept = data  # whose memory the flat vectors are
+        self.optimizer, self.threads = optimizer, threads
+        self.parts, self.part_factors = shares(architecture, threads, factors is None)
+        self.work = np.zeros(layout.size, dtype)
+        self.gradient = np.zeros(architecture.P, dtype)
+        self.zeros = np.zeros(max(architecture.sizes), dtype)
+        self.losses = np.zeros(B)
+        self.sums = np.zeros((threads, 8))
+
+    def steps(
+        self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array
+    ) -> tuple[int, float]:
+        """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
+
+        θ (P,) and slots (k, P) are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
+        than asked if the next has a gradient that is not finite, or too large to be sure of.
+        """
+        coefficients = np.zeros((len(rates), SLOTS))
+        first = self.optimizer.coefficients(step + 1)
+        if first:
+            counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
+            coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
+        counter = np.zeros(1, np.int64)
+        tables = (order, self.layers, self.factors, self.run, self.settings, self.zeros)
+        state = (theta, self.gradient, slots.reshape(-1), self.work, self.losses, self.parts, self.part_factors)
+        return together(
+            self.threads,
+            lambda me: kernel.train(
+                me, self.threads, counter, self.sums, step, place, len(rates), *self.data, *tables, *state,
+                rates, coefficients.reshape(-1),
+            ),
+        )  # fmt: skip
+
+
+def shares(architecture: Architecture, threads: int, plain: bool) -> tuple[Array, Array]:
+    """Who updates which part of θ, rows of (thread, start, stop), and each part's factor of the learning rate.
+
+    A thread updates what it has the gradient of; a single one takes θ as a whole where no layer has its own factor.
+    """
+    if threads == 1 and plain:
+        return np.array([[0, 0, architecture.P]]), np.ones(1)
+    parts, factors = [], []
+    for layer, places in zip(architecture.layers, architecture.places, strict=True):
+        for at, factor in zip(places, layer.learning_rate_factors, strict=True):
+            if at is None:
+                continue
+            units = layer.outputs
+            size = (at.stop - at.start) // units
+            for me in range(threads):
+                first, end = units * me // threads, units * (me + 1) // threads
+                if end > first:
+                    parts.append((me, at.start + first * size, at.start + end * size))
+                    factors.append(factor)
+    return np.array(parts), np.array(factors, dtype=np.float64)
+
+
+def flat(array: Array) -> Array:
+    """The numbers of a C-ordered array as a vector that Numba takes as writable, whatever its flags; none is written."""
+    if array.flags.writeable:
+        return array.reshape(-1)
+    buffer = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return np.frombuffer(buffer, array.dtype)
+
+
+def together(threads: int, work: Callable[[int], Any]) -> Any:
+    """Call `work(0)` here and `work(1)` … on other threads at the same time; the result is that of the first."""
+    if threads == 1:
+        return work(0)
+    others = [pool(threads).submit(work, me) for me in range(1, threads)]
+    result = work(0)
+    for other in others:
+        other.result()
+    return result
+
+
+@lru_cache(maxsize=4)
+def pool(threads: int) -> ThreadPoolExecutor:
+    """The threads besides the caller's own."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="chainrule")
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,363 @@
+"""The training loop and the forward pass, compiled once for each dtype: steps in blocks, with no Python inside.
+
+The kernel knows layers by numbers only: sizes, places in θ and in the workspace, and the addresses of the passes that
+apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS.
+
+Threads share one step. Each takes a part of the rows of the batch through the forward and the backward pass, on which
+no thread waits for another; then each computes the gradient of a part of every layer's units from all rows, and
+updates those. So a step has three meeting points, whatever its depth, and no sum depends on who came first.
+
+    gather, forward, loss, backward: own rows | ∂C/∂W, ∂C/∂b, penalty: own units | clip, update: own units |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..counter import Purpose
+
+# Columns of the table of layers, whole numbers.
+KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD = range(10)
+DENSE, SCALE, DROPOUT = range(3)
+# Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
+FACTOR, RATE = range(2)
+# Places in the vector of whole numbers that describe a run: addresses, sizes, places in the workspace, choices.
+PRODUCT, GIVE_WAY, VALUE, SLOPE, UPDATE = range(5)
+ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(5, 15)
+ON_LOGITS, MEAN, PENALISE_BIASES = range(15, 18)
+# Places in the vector of float64 settings.
+MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST = range(8)
+# What each thread adds up in a step.
+PHI, PENALTY, SQUARES = range(3)
+DROPOUT_PURPOSE = int(Purpose.DROPOUT)
+
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
+SMALL = 1500  # multiplications below which a loop is faster than a call to BLAS
+SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
+
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
+
+
+# -- what Numba does not have -----------------------------------------------------------------------------------------
+
+
+@intrinsic
+def call(typing_context: Any, address: Any, arguments: Any) -> Any:
+    """Call the C function at an address with a tuple of numbers; pointers are whole numbers too."""
+    signature = types.void(types.int64, arguments)
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        given = cgutils.unpack_tuple(builder, values[1])
+        function = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), given)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic
+def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
+    """Add to the whole number at an address, at once for all threads, and return the sum."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.add(builder.atomic_rmw("add", pointer, values[1], "seq_cst"), values[1])
+
+    return types.int64(types.int64, types.int64), build
+
+
+@compiled
+def meet(counter: int, goal: int, give_way: int) -> None:
+    """Wait until all threads have come: the counter has reached the goal."""
+    if add_and_get(counter, 1) >= goal:
+        return
+    tries = 0
+    while add_and_get(counter, 0) < goal:
+        tries += 1
+        if tries > 2000:
+            call(give_way, ())
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def address(array, at):  # type: ignore[no-untyped-def]
+    """Where the element `at` of a vector stands in memory."""
+    return np.int64(array.ctypes.data) + at * array.itemsize
+
+
+@compiled
+def product(gemm, m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):  # type: ignore[no-untyped-def]
+    """C_ij ← α Σ_p A_ip B_pj, C (m, n) row after row; A_i … B_j are the steps between elements, one of a pair is 1."""
+    if m * n * k <= SMALL:
+        for i in range(m):
+            for j in range(n):
+                total = C.dtype.type(0)
+                for p in range(k):
+                    total += A[at_A + i * A_i + p * A_p] * B[at_B + p * B_p + j * B_j]
+                C[at_C + i * n + j] = alpha * total
+        return
+    i32 = np.int32
+    trans_A, step_A = (PLAIN, A_i) if A_p == 1 else (TRANSPOSED, A_p)
+    trans_B, step_B = (PLAIN, B_p) if B_j == 1 else (TRANSPOSED, B_j)
+    sizes = (i32(ROW_MAJOR), i32(trans_A), i32(trans_B), i32(m), i32(n), i32(k))
+    inputs = (alpha, address(A, at_A), i32(step_A), address(B, at_B), i32(step_B))
+    call(gemm, sizes + inputs + (C.dtype.type(0), address(C, at_C), i32(n)))
+
+
+# -- random numbers ---------------------------------------------------------------------------------------------------
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@compiled
+def mixed(word):  # type: ignore[no-untyped-def]
+    """SplitMix64's output function, as `counter` has it."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@compiled
+def key(seed, start, step, layer):  # type: ignore[no-untyped-def]
+    """The key of a dropout layer's mask in a step; DROPOUT_PURPOSE is `counter.Purpose.DROPOUT`."""
+    word = mixed(np.uint64(seed))
+    for counter in (DROPOUT_PURPOSE, start, step, layer):
+        word = mixed(word + (np.uint64(counter) + np.uint64(1)) * GOLDEN)
+    return word
+
+
+# -- the two passes ---------------------------------------------------------------------------------------------------
+
+
+@compiled
+def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, rows, masks, step):  # type: ignore[no-untyped-def]
+    """z and a of all layers for the rows from `first` on of the batch; `at_X` is where row `first` stands in X."""
+    real = theta.dtype.type
+    A, at_A = X, at_X
+    for l in range(len(layers)):
+        n, m = layers[l, INPUTS], layers[l, UNITS]
+        at_z, at_a = layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
+        if layers[l, KIND] == DENSE:
+            c = real(factors[l, FACTOR])
+            product(run[PRODUCT], rows, m, n, c, A, at_A, n, 1, theta, layers[l, AT_W], 1, n, work, at_z)
+        elif layers[l, KIND] == SCALE:
+            for i in range(rows):
+                for k in range(m):
+                    work[at_z + i * m + k] = A[at_A + i * m + k] * theta[layers[l, AT_W] + k]
+        elif masks:
+            word = key(run[SEED], run[START], step, l + 1)
+            rate, kept = factors[l, RATE], real(1 / (1 - factors[l, RATE]))
+            for i in range(rows):
+                for k in range(m):
+                    count = np.uint64((first + i) * m + k + 1)
+                    uniform = np.float64(mixed(word + count * GOLDEN) >> np.uint64(11)) * 2.0**-53
+                    mask = kept if uniform >= rate else real(0)
+                    work[at_z + i * m + k] = mask  # for the backward pass
+                    work[at_a + i * m + k] = A[at_A + i * m + k] * mask
+        else:
+            for j in range(rows * m):
+                work[at_a + j] = A[at_A + j]
+        if layers[l, FORWARD]:
+            b = address(zeros, 0) if layers[l, AT_B] < 0 else address(theta, layers[l, AT_B])
+            call(layers[l, FORWARD], (address(work, at_z), address(work, at_a), b, scratch, rows, m))
+        A, at_A = work, at_a
+
+
+@compiled
+def backward(layers, factors, run, theta, work, scratch, first, rows):  # type: ignore[no-untyped-def]
+    """δ of all layers for the rows from `first` on, from ∂C/∂z or ∂C/∂a of the last in its place."""
+    real = theta.dtype.type
+    last = len(layers) - 1
+    for l in range(last, -1, -1):
+        n, m = layers[l, INPUTS], layers[l, UNITS]
+        at_delta, at_z, at_a = layers[l, AT_DELTA] + first * m, layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
+        if layers[l, BACKWARD] and not (l == last and run[ON_LOGITS]):
+            addresses = (address(work, at_delta), address(work, at_z), address(work, at_a), scratch)
+            call(layers[l, BACKWARD], addresses + (rows, m))
+        if l == 0:
+            break
+        at_below = layers[l - 1, AT_DELTA] + first * n
+        if layers[l, KIND] == DENSE:
+            c = real(factors[l, FACTOR])
+            product(run[PRODUCT], rows, n, m, c, work, at_delta, m, 1, theta, layers[l, AT_W], n, 1, work, at_below)
+        elif layers[l, KIND] == SCALE:
+            for i in range(rows):
+                for k in range(m):
+                    work[at_below + i * m + k] = work[at_delta + i * m + k] * theta[layers[l, AT_W] + k]
+        else:
+            for j in range(rows * m):
+                work[at_below + j] = work[at_delta + j] * work[at_z + j]
+
+
+@compiled
+def gradients(layers, factors, run, settings, theta, g, work, X, at_X, rows, me, threads, sums):  # type: ignore[no-untyped-def]
+    """∂C/∂W, ∂C/∂b and the penalty's part, of this thread's share of every layer's units, from all rows."""
+    real = theta.dtype.type
+    A, at_A = X, at_X
+    for l in range(len(layers)):
+        n, m = layers[l, INPUTS], layers[l, UNITS]
+        first, end = m * me // threads, m * (me + 1) // threads
+        at_delta = layers[l, AT_DELTA]
+        if layers[l, KIND] == DENSE:
+            at, end_W = layers[l, AT_W] + first * n, layers[l, AT_W] + end * n
+            c = real(factors[l, FACTOR])
+            if end > first:
+                product(run[PRODUCT], end - first, n, rows, c, work, at_delta + first, 1, m, A, at_A, n, 1, g, at)
+            penalise(settings, theta, g, at, end_W, n, sums)
+        elif layers[l, KIND] == SCALE:
+            at_W = layers[l, AT_W]
+            g[at_W + first : at_W + end] = 0
+            for i in range(rows):
+                for k in range(first, end):
+                    g[at_W + k] += work[at_delta + i * m + k] * A[at_A + i * m + k]
+            penalise(settings, theta, g, at_W + first, at_W + end, end - first, sums)
+        if layers[l, AT_B] >= 0:
+            at_b = layers[l, AT_B]
+            g[at_b + first : at_b + end] = 0
+            for i in range(rows):
+                for k in range(first, end):
+                    g[at_b + k] += work[at_delta + i * m + k]
+            if run[PENALISE_BIASES]:
+                penalise(settings, theta, g, at_b + first, at_b + end, end - first, sums)
+            else:
+                sums[SQUARES] += squares(g, at_b + first, at_b + end)
+        A, at_A = work, layers[l, AT_A]
+
+
+@compiled
+def squares(vector, start, stop):  # type: ignore[no-untyped-def]
+    """The sum of squares of a part of a vector."""
+    total = vector.dtype.type(0)
+    for j in range(start, stop):
+        total += vector[j] * vector[j]
+    return np.float64(total)
+
+
+@compiled
+def penalise(settings, theta, g, start, stop, run_length, sums):  # type: ignore[no-untyped-def]
+    """Add ∂R/∂θ to a part of the gradient, and R and the gradient's squares to the sums, by runs of numbers."""
+    real = theta.dtype.type
+    l1, l2 = real(settings[L1]), real(settings[L2])
+    for at in range(start, stop, max(run_length, 1)):
+        end = min(at + run_length, stop)
+        if settings[L1] != 0 or settings[L2] != 0:
+            absolute, square = real(0), real(0)
+            for j in range(at, end):
+                w = theta[j]
+                sign = real(1) if w > 0 else (real(-1) if w < 0 else real(0))
+                g[j] += l1 * sign + l2 * w
+                absolute += abs(w)
+                square += w * w
+            sums[PENALTY] += settings[L1] * absolute + 0.5 * settings[L2] * square
+        sums[SQUARES] += squares(g, at, end)
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def train(
+    me, threads, counter, sums, step, place, steps, X, Y, S, order, layers, factors, run, settings, zeros,
+    theta, g, slots, work, L, parts, part_factors, rates, coefficients,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """`steps` updates from step number `step` on, which is number `place` of its epoch.
+
+    All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the steps'
+    costs, each with its share of the epoch. It ends before an update whose gradient is not finite, or so large that
+    its squares might not be.
+    """
+    real = theta.dtype.type
+    n, K, B, P = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], len(theta)
+    last = len(layers) - 1
+    scratch = address(work, run[AT_SCRATCH] + me * run[SCRATCH])
+    meeting = address(counter, 0)
+    met = 0
+    cost_sum = 0.0
+    for t in range(steps):
+        begin = (place + t) * B
+        rows = min(B, run[ROWS] - begin)
+        first, end = rows * me // threads, rows * (me + 1) // threads
+        own = end - first
+        A, at_A = X, begin * n
+        if run[GATHERED]:
+            A, at_A = work, run[AT_X]
+            for i in range(first, end):
+                source = order[begin + i] * n
+                for k in range(n):
+                    work[at_A + i * n + k] = X[source + k]
+        for i in range(first, end):
+            source = order[begin + i] * K
+            for k in range(K):
+                y = Y[source + k]
+                work[run[AT_Y] + i * K + k] = y * real(settings[SMOOTH]) + real(settings[SMOOTH_BY])
+        forward(layers, factors, run, theta, zeros, work, scratch, A, at_A + first * n, first, own, True, step + t)
+
+        output = layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K
+        at_y, at_w = address(work, run[AT_Y] + first * K), run[AT_WEIGHT] + first
+        z = address(work, output)
+        call(run[VALUE], (z, at_y, address(L, first), scratch, own, K))
+        divisor = rows * settings[MEAN_WEIGHT] if run[MEAN] else 1.0
+        phi = 0.0
+        for i in range(first, end):
+            dC_dL = S[order[begin + i]] / divisor
+            work[run[AT_WEIGHT] + i] = real(dC_dL * settings[OUTPUT_SHARE])
+            if dC_dL > 0:
+                phi += dC_dL * L[i] * settings[OUTPUT_SHARE]
+        delta = address(work, layers[last, AT_DELTA] + first * K)
+        call(run[SLOPE], (z, at_y, address(work, at_w), delta, scratch, own, K))
+        backward(layers, factors, run, theta, work, scratch, first, own)
+        if threads > 1:
+            met += threads
+            meet(meeting, met, run[GIVE_WAY])
+
+        mine = sums[me]
+        mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
+        gradients(layers, factors, run, settings, theta, g, work, A, at_A, rows, me, threads, mine)
+        if threads > 1:
+            met += threads
+            meet(meeting, met, run[GIVE_WAY])
+
+        cost, penalty, square = 0.0, 0.0, 0.0
+        for other in range(threads):
+            cost += sums[other, PHI]
+            penalty += sums[other, PENALTY]
+            square += sums[other, SQUARES]
+        if not (np.isfinite(cost + penalty) and square < settings[LARGEST]):
+            return t, cost_sum
+        share = rows / run[ROWS]
+        cost_sum += cost * (share if run[MEAN] else 1.0) + penalty * share
+        length = np.sqrt(square)
+        scale = real(settings[CLIP] / length) if length > settings[CLIP] else real(1)
+        for j in range(len(parts)):
+            if parts[j, 0] == me:
+                eta = real(rates[t]) * real(part_factors[j])
+                arrays = (address(theta, 0), address(g, 0), address(slots, 0), address(coefficients, t * 8))
+                call(run[UPDATE], arrays + (P, eta, scale, parts[j, 1], parts[j, 2]))
+        if threads > 1:
+            met += threads
+            meet(meeting, met, run[GIVE_WAY])
+    return steps, cost_sum
+
+
+@compiled
+def predict(me, threads, block, X, layers, factors, run, zeros, theta, work, logits, y_hat):  # type: ignore[no-untyped-def]
+    """The last z and a of the rows of X, in blocks of rows that go to the threads in turn."""
+    n, K = layers[0, INPUTS], layers[-1, UNITS]
+    N = len(X) // n
+    own = work[me]
+    scratch = address(own, run[AT_SCRATCH])
+    at_z, at_a = layers[-1, AT_Z], layers[-1, AT_A]
+    for begin in range(me * block, N, threads * block):
+        rows = min(block, N - begin)
+        forward(layers, factors, run, theta, zeros, own, scratch, X, begin * n, 0, rows, False, 0)
+        for j in range(rows * K):
+            logits[begin * K + j] = own[at_z + j]
+            y_hat[begin * K + j] = own[at_a + j]

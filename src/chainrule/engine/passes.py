@@ -1,0 +1,244 @@
+"""Passes: the loops of one record, each compiled alone, once, and kept on disk.
+
+A pass is a text that `lowering` writes, in a file of its own, named by the hash of that text, of the elementary functions
+and of the compiler's version. Numba compiles it in a fraction of a second and keeps the machine code beside it; the
+next process loads that in milliseconds. Another formula is another text and another file, so no stale code can run.
+The files may be read, and be deleted at any time.
+
+    forward   z ← z + b, a ← g(z)                              (rows, n) each, b (n,)
+    backward  δ ← δ ⊙ g′(z, a), or g's own contraction         (rows, n)
+    value     L ← Σ_d ℒ                                        (rows,), float64
+    slope     δ ← w ∂ℒ/∂ŷ, 0 where w is 0                      (rows, n), w (rows,)
+    update    θ, slots ← the optimizer's rule of θ, scale g    from `start` to `stop`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from ..disk import replacing
+from ..formulas.activations import Activation
+from ..formulas.losses import Loss
+from ..training.optimizers import Optimizer
+from . import elementary
+from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace
+
+BLOCK = 128  # samples in one block of a rowwise pass
+
+
+class Pass(NamedTuple):
+    """A pass before its compilation.
+
+    Attributes:
+        name, arguments, body: the function; arguments by name, with p for a pointer to numbers, d for one to float64,
+            r for a number, i for a whole number.
+        temporaries: arrays of scratch that it needs, each of n × BLOCK numbers.
+    """
+
+    name: str
+    arguments: Mapping[str, str]
+    body: Sequence[str]
+    temporaries: int = 0
+
+    def scratch(self, n: int) -> int:
+        """The numbers of scratch that the pass needs for rows of n."""
+        return (ROWS_KEPT + self.temporaries * n) * BLOCK if self.temporaries else 0
+
+
+# -- from records to passes -------------------------------------------------------------------------------------------
+
+
+def forward(g: Activation) -> Pass:
+    """z ← z + b, a ← g(z); without a where that is z itself."""
+    arguments = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i"}
+    a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
+    if g.rowwise:
+        affine = elementwise(["z[i, k] = z[i, k] + b[k]"])
+        blocks, temporaries = in_blocks({"z": "z"}, {}, {"a": a})
+        return Pass("forward", arguments, [*affine, *blocks], temporaries)
+    body = ["x = z[i, k] + b[k]", "z[i, k] = x"]
+    if a.operation != "input":
+        body += flat({"z": "x"}, {"a[i, k]": a})
+    return Pass("forward", arguments, elementwise(body))
+
+
+def keeps(g: Activation) -> bool:
+    """Whether a = z, so that no pass is needed."""
+    return trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"].operation == "input"
+
+
+def backward(g: Activation) -> Pass:
+    """δ ← ∂C/∂z from δ = ∂C/∂a."""
+    arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i"}
+
+    def write(graph: Any, xp: Any) -> dict[str, Any]:
+        dC_da, z, a = (graph.input(name, ELEMENT) for name in ("delta", "z", "a"))
+        if g.rowwise:
+            return {"delta": functions(g, xp)[2](dC_da, z, a)}
+        return {"delta": dC_da * functions(g, xp)[1](z, a)}
+
+    delta = trace(write)["delta"]
+    if g.rowwise:
+        blocks, temporaries = in_blocks({name: name for name in ("delta", "z", "a")}, {}, {"delta": delta})
+        return Pass("backward", arguments, blocks, temporaries)
+    places = {name: f"{name}[i, k]" for name in ("delta", "z", "a")}
+    return Pass("backward", arguments, elementwise(flat(places, {"delta[i, k]": delta})))
+
+
+def value(loss: Loss) -> Pass:
+    """L ← Σ_d ℒ(z, y); z is ŷ, or the logits for a loss that is one of them."""
+    arguments = {"z": "p", "y": "p", "L": "d", "kept": "p", "rows": "i", "n": "i"}
+
+    def write(graph: Any, xp: Any) -> dict[str, Any]:
+        return {"L": xp.row_sum(functions(loss, xp)[0](graph.input("z", ELEMENT), graph.input("y", ELEMENT)))}
+
+    return Pass("value", arguments, *in_blocks({"z": "z", "y": "y"}, {}, {"L": trace(write)["L"]}))
+
+
+def slope(loss: Loss) -> Pass:
+    """δ ← w ∂L/∂z, and 0 where w is 0, whatever the loss is there."""
+    arguments = {"z": "p", "y": "p", "w": "p", "delta": "p", "kept": "p", "rows": "i", "n": "i"}
+
+    def write(graph: Any, xp: Any) -> dict[str, Any]:
+        z, y, w = graph.input("z", ELEMENT), graph.input("y", ELEMENT), graph.input("w", ROW)
+        return {"delta": xp.where(w == 0.0, 0.0, w * functions(loss, xp)[1](z, y))}
+
+    return Pass("slope", arguments, *in_blocks({"z": "z", "y": "y"}, {"w": "w"}, {"delta": trace(write)["delta"]}))
+
+
+def update(optimizer: Optimizer) -> Pass:
+    """θ, slots ← the rule."""
+    arguments = {"theta": "p", "g": "p", "slots": "p", "coefficients": "d", "P": "i"}
+    arguments |= {"eta": "r", "scale": "r", "start": "i", "stop": "i"}
+    slots, constants = optimizer.slots, len(optimizer.coefficients(1))
+
+    def write(graph: Any, xp: Any) -> dict[str, Any]:
+        theta, g, eta = (graph.input(*given) for given in (("theta", ELEMENT), ("g", ELEMENT), ("eta", NUMBER)))
+        state = [graph.input(name, ELEMENT) for name in slots]
+        numbers = [graph.input(f"coefficient {j}", NUMBER) for j in range(constants)]
+        new = optimizer.rule(xp, float)(theta, g, eta, *state, *numbers)
+        return dict(zip(("theta", *slots), new, strict=True))
+
+    new = trace(write)
+    places = {"theta": "theta[j]", "g": "scale * g[j]", "eta": "eta"}
+    places |= {name: f"slots[{k} * P + j]" for k, name in enumerate(slots)}
+    places |= {f"coefficient {j}": f"coefficient_{j}" for j in range(constants)}
+    lines = flat(places, {places[name]: symbol for name, symbol in new.items()})
+    head = [f"coefficient_{j} = real(coefficients[{j}])" for j in range(constants)]
+    return Pass("update", arguments, [*head, *loop("for j in range(start, stop):", lines)])
+
+
+def functions(record: Activation | Loss, xp: Any) -> tuple[Callable[..., Any], ...]:
+    """A record's functions on symbols."""
+    return tuple(record.make(xp, float, **dict(record.parameters)))
+
+
+def elementwise(body: Sequence[str]) -> list[str]:
+    """A loop over samples i and units k."""
+    return loop("for i in range(rows):", loop("for k in range(n):", body))
+
+
+def in_blocks(
+    elements: Mapping[str, str], per_row: Mapping[str, str], outputs: Mapping[str, Symbol]
+) -> tuple[list[str], int]:
+    """A rowwise formula in blocks of samples, on transposed copies of its inputs, and how many arrays it needs."""
+    places = {name: kept(j) for j, name in enumerate(elements)}
+    copies = [f"{places[name]} = {array}[at + i, k]" for name, array in elements.items()]
+    first = len(places)
+    written: dict[str, Symbol] = {}
+    results = []
+    for name, symbol in outputs.items():
+        if symbol.rank == ROW:
+            written[f"{name}[at + i]"] = symbol
+        else:
+            written[kept(first)] = symbol
+            results.append(f"{name}[at + i, k] = {kept(first)}")
+            first += 1
+    inputs = places | {name: f"{array}[at + i]" for name, array in per_row.items()}
+    lines, first = rowwise(inputs, written, first)
+    body = ["rows = min(BLOCK, samples - at)", *elementwise(copies), *lines, *elementwise(results)]
+    return ["samples = rows", *loop("for at in range(0, samples, BLOCK):", body)], first
+
+
+# -- from passes to machine code --------------------------------------------------------------------------------------
+
+_SHAPES = {"b": "(n,)", "L": "(rows,)", "w": "(rows,)", "theta": "(P,)", "g": "(P,)", "coefficients": "(8,)"}
+
+
+def text(given: Pass, dtype: str) -> str:
+    """The Python module of a pass."""
+    shapes = _SHAPES | {"kept": f"({ROWS_KEPT} + {given.temporaries} * n, BLOCK)", "slots": "(8 * P,)"}
+    types = {"p": "types.CPointer(number)", "d": "types.CPointer(types.float64)", "r": "number", "i": "types.int64"}
+    pointers = [name for name, kind in given.arguments.items() if kind in "pd"]
+    used = [name for name in pointers if name != "kept" or given.temporaries]
+    views = [f"{name} = carray({name}_, {shapes.get(name, '(rows, n)')})" for name in used]
+    names = ", ".join(f"{name}_" if name in pointers else name for name in given.arguments)
+    signature = ", ".join(types[kind] for kind in given.arguments.values())
+    lines = [
+        f'"""Written by chainrule from a formula: {given.name}, {dtype}."""',
+        "import numpy as np",
+        "from numba import carray, cfunc, types",
+        f"from chainrule.engine import {dtype} as xp",
+        f"real, number, BLOCK = np.{dtype}, types.{dtype}, {BLOCK}",
+        f"@cfunc(types.void({signature}), cache=True, error_model='numpy', fastmath={{'contract', 'nsz'}})",
+        f"def {given.name}({names}):",
+        *(f"    {line}" for line in [*views, *given.body]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def address(given: Pass, dtype: str) -> int:
+    """The address of a pass's machine code, compiled now or loaded from the disk.
+
+    Raises:
+        numba.core.errors.NumbaError: the compiler refuses it.
+    """
+    return int(compiled(text(given, dtype), given.name).address)
+
+
+@lru_cache(maxsize=1024)
+def compiled(source: str, name: str) -> Any:
+    """The function `name` of a module's text, which stays loaded."""
+    path = directory() / f"{name}_{hashlib.sha256((source + surroundings()).encode()).hexdigest()[:24]}.py"
+    if not path.exists():
+        with replacing(path) as stream:
+            stream.write(source.encode())
+    spec = importlib.util.spec_from_file_location(f"chainrule_passes.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where Numba looks for it
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+@lru_cache(maxsize=1)
+def surroundings() -> str:
+    """What a pass depends on besides its text."""
+    assert elementary.__file__ is not None
+    functions = Path(elementary.__file__).read_text(encoding="utf-8")
+    return f"{functions}\n{numba.__version__} {np.__version__} {sys.version}"
+
+
+@lru_cache(maxsize=1)
+def directory() -> Path:
+    """Where passes are kept: CHAINRULE_CACHE, or the user's cache directory, or a temporary one if that is read-only."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache")
+    path = Path(os.environ.get("CHAINRULE_CACHE") or home / "chainrule") / "passes"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="chainrule-passes-"))

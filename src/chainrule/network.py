@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
+from .engine.choice import choose, share
 from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation, sigmoid, softmax, step
 from .formulas.aggregators import Aggregator
@@ -27,7 +29,19 @@ from .inspection.collapse import collapse
 from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import LIMIT, CompactJacobian, Layout, Of, Wrt, jacobian
 from .inspection.trace import Trace, trace
-from .training.loop import Data, OnEpoch, OnProgress, Plan, Row, Snapshot, Training, clip, first_snapshot, run_training
+from .training.loop import (
+    Data,
+    OnEpoch,
+    OnProgress,
+    Plan,
+    Row,
+    Snapshot,
+    Training,
+    clip,
+    first_snapshot,
+    own,
+    run_training,
+)
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
@@ -143,13 +157,13 @@ class Run:
         assert at is not None
         flat = at.start + int(np.ravel_multi_index(place, parameter.shape))
 
-        before = past.snapshot
+        before = own(past.snapshot)
         now = past.step(before.step)
         slots = tuple(before.slots.values())
         clipped = clip(t.dC_dtheta, past.plan.clip_norm)
         parts = past.plan.optimizer.parts(before.theta, clipped, past.learning_rates(now), slots, before.step + 1)
         with np.errstate(all="ignore"):
-            past.advance()
+            past.advance(before.step + 1)
         shares = getattr(here.layer.per_sample(here.dC_dz, here.a_prev), what)[(slice(None), *place)]
         rate = float(parts.per_gradient[flat])
         gradient = float(t.dC_dtheta[flat])
@@ -517,6 +531,8 @@ class Network:
         seed: int | None = None,
         resume: Snapshot | None = None,
         keep_every: int | None = None,
+        engine: str = "auto",
+        threads: int | None = None,
         on_epoch: OnEpoch | None = None,
         on_progress: OnProgress | None = None,
     ) -> Run:
@@ -537,6 +553,9 @@ class Network:
             seed: of shuffles and dropout; that of the network by default.
             resume: continue from this snapshot; data and settings must be those of its run.
             keep_every: keep a snapshot before every so many steps, for `Run.trace` and `Run.update`.
+            engine: "array", "compiled", or "auto", which compiles where training would take seconds; what cannot be
+                compiled runs on the array engine, and a message says so.
+            threads: how many share a compiled step; by default as many as there are cores, if steps are long enough.
             on_epoch, on_progress: see `training.loop.run_training`.
 
         Raises:
@@ -567,6 +586,8 @@ class Network:
             time_limit=time_limit,
             max_steps=max_steps,
             seed=self.seed if seed is None else check_seed("fit", seed),
+            engine=engine,
+            threads=threads,
         )
         return self.train(
             plan,
@@ -618,17 +639,19 @@ class Network:
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
+        engine, threads = self._engine(plan, len(data.X))
         trainings = []
         for k in range(starts):
-            own = replace(plan, start=k if resume is None else resume.start)
-            identity = self._identity(own, data)
+            own_plan = replace(plan, start=k if resume is None else resume.start)
+            identity = self._identity(own_plan, data, engine, threads)
             theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
             if resume is None:
                 self._check_start(theta)
-                snapshot = first_snapshot(identity, k, theta, own.optimizer)
+                snapshot = first_snapshot(identity, k, theta, own_plan.optimizer)
             else:
                 snapshot = self._checked(resume, identity)
-            trainings.append(Training(self.architecture, data, held_out, own, snapshot, keep_every))
+            parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
+            trainings.append(Training(*parts, keep_every=keep_every))
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
@@ -666,13 +689,29 @@ class Network:
                 "a layer would get the same gradient and stay equal (symmetry). Start from random weights."
             )
 
-    def _identity(self, plan: Plan, data: Data) -> str:
-        """Whatever decides the bits of a run, as text: plan, network and data."""
+    def _engine(self, plan: Plan, rows: int) -> tuple[Literal["array", "compiled"], int]:
+        """The engine of a training, and how many threads share a step of it."""
+        B = plan.rows_per_step(rows)
+        chosen = choose("fit", plan.engine, self.architecture, plan.epochs * plan.steps_per_epoch(rows), B)
+        if chosen == "array":
+            return "array", 1
+        from .engine.compiled import prepare
+
+        refused = prepare(self.architecture, plan.cost, plan.optimizer, self.dtype)
+        if refused is None:
+            return "compiled", share(plan.threads, self.architecture, B)
+        if plan.engine == "compiled":
+            logging.getLogger("chainrule").warning("fit: training on the array engine, as %s", refused)
+        return "array", 1
+
+    def _identity(self, plan: Plan, data: Data, engine: str, threads: int) -> str:
+        """Whatever decides the bits of a run, as text: plan, network, data and engine."""
         network = "; ".join(map(repr, self.architecture.layers))
         checksum = 0
         for part in data:
             checksum = zlib.crc32(memoryview(part).cast("B"), checksum)  # type: ignore[arg-type]
-        return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum:08x}"
+        computed = "" if engine == "array" else f", engine=compiled on {threads}"
+        return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum:08x}{computed}"
 
     def _checked(self, snapshot: Snapshot, identity: str) -> Snapshot:
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:

@@ -6,7 +6,8 @@ Everything that decides the numbers is the same as on the array engine: the reco
 from __future__ import annotations
 
 import ctypes
-import os
+import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class Layout:
         return at
 
 
-def describe(architecture: Architecture, dtype: str, rows: int, layout: Layout, training: bool) -> tuple[Array, Array, int]:
+def describe(
+    architecture: Architecture, dtype: str, rows: int, layout: Layout, training: bool
+) -> tuple[Array, Array, int]:
     """The tables of layers and factors, with buffers for `rows` rows, and how much scratch a pass needs.
 
     Raises:
@@ -138,6 +141,29 @@ class Settings:
     threads: int
 
 
+def prepare(architecture: Architecture, cost: Cost, optimizer: Optimizer, dtype: np.dtype[Any]) -> str | None:
+    """Compile what a training needs, or load it; None, or why it cannot be compiled. A long wait is announced."""
+    rows = (np.zeros((1, architecture.inputs), dtype), np.zeros((1, architecture.outputs), dtype), np.ones(1))
+    announcement = threading.Timer(1.0, _announce)
+    announcement.start()
+    try:
+        trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None)
+        slots = np.zeros((len(optimizer.slots), architecture.P), dtype)
+        trainer.steps(np.zeros(architecture.P, dtype), slots, 0, 0, np.zeros(1, np.int64), np.ones(1))
+        Predictor(architecture, dtype, 1)(np.zeros(architecture.P, dtype), rows[0])
+    except Unsupported as reason:
+        return str(reason)
+    finally:
+        announcement.cancel()
+    return None
+
+
+def _announce() -> None:
+    logging.getLogger("chainrule").warning(
+        "Compiling the training loop, once for this kind of network; the result is kept in %s.", passes.directory()
+    )
+
+
 class Trainer:
     """Compiled steps of one training; θ and the slots are the caller's and change in place.
 
@@ -169,7 +195,9 @@ class Trainer:
             value, slope = passes.value(pair or loss), passes.slope(pair or loss)
             update = passes.update(optimizer)
         except Untraceable as error:
-            raise Unsupported(f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})") from None
+            raise Unsupported(
+                f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})"
+            ) from None
         scratch = max(scratch, value.scratch(architecture.outputs), slope.scratch(architecture.outputs))
 
         run = self.run = np.zeros(18, np.int64)
@@ -206,9 +234,7 @@ class Trainer:
         self.losses = np.zeros(B)
         self.sums = np.zeros((threads, 8))
 
-    def steps(
-        self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array
-    ) -> tuple[int, float]:
+    def steps(self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array) -> tuple[int, float]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
 
         θ (P,) and slots (k, P) are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
@@ -276,10 +302,3 @@ def together(threads: int, work: Callable[[int], Any]) -> Any:
 def pool(threads: int) -> ThreadPoolExecutor:
     """The threads besides the caller's own."""
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="chainrule")
-
-
-def cores() -> int:
-    """The processor's cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

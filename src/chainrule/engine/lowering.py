@@ -289,7 +289,9 @@ def rowwise(inputs: Mapping[str, str], outputs: Mapping[str, Symbol], first: int
         body += [f"{place} = {local[s]}" for place, s in written.items() if s.rank != ROW]
         for s in reductions:
             total, value = names[s], local[s.arguments[0]]
-            body.append(f"{total} = " + (f"xp.maximum({total}, {value})" if s.operation == "row_max" else f"{total} + {value}"))
+            body.append(
+                f"{total} = " + (f"xp.maximum({total}, {value})" if s.operation == "row_max" else f"{total} + {value}")
+            )
         lines += loop("for i in range(rows):", per_row)
         lines += loop("for k in range(n):", loop("for i in range(rows):", body))
     return lines, first

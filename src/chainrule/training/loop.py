@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array, all_finite, check_count, check_number
-from ..core.architecture import Architecture, Masks, forward, predict
+from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
 from ..counter import Purpose, generator
@@ -24,9 +24,10 @@ from ..formulas.losses import CATALOGUE as LOSSES
 from ..formulas.record import Record
 from .metrics import find_metric
 from .optimizers import Optimizer, update
-from .schedules import Schedule
+from .schedules import Schedule, constant
 
 SAMPLINGS = ("shuffle", "sequential", "replacement")
+BLOCK_SECONDS = 0.1  # about so long compiled steps run before Ctrl-C, limits and the progress bar have their turn
 
 Row = dict[str, float]
 
@@ -56,6 +57,8 @@ class Plan:
             The score is the monitored one, or the training cost without a validation set.
         time_limit: seconds, of all starts together; max_steps: updates, of each start. Both may end inside an epoch.
         seed, start: of shuffles and dropout masks; `start` counts the random starts of a fit.
+        engine: "array" (NumPy), "compiled", or "auto": compiled where training would take seconds. threads: how many
+            share a step of the compiled engine; None: as many as there are cores, where steps are long enough.
     """
 
     cost: Cost
@@ -73,9 +76,11 @@ class Plan:
     max_steps: int | None = None
     seed: int = 0
     start: int = 0
+    engine: str = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "max_steps"):
+        for name in ("epochs", "batch_size", "patience", "max_steps", "threads"):
             value = getattr(self, name)
             if value is not None or name == "epochs":
                 check_count("fit", name, value)
@@ -98,7 +103,7 @@ class Plan:
 
     def identity(self, rows: int) -> str:
         """Whatever decides the bits of a step, as text; stopping rules may differ between a run and its sequel."""
-        free = {"monitor", "patience", "tolerance", "time_limit", "max_steps"}
+        free = {"monitor", "patience", "tolerance", "time_limit", "max_steps", "engine", "threads"}
         if not self.schedule.planned:
             free.add("epochs")
         decisive = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
@@ -176,6 +181,8 @@ class Training:
     validation: Data | None
     plan: Plan
     snapshot: Snapshot
+    engine: Literal["array", "compiled"] = "array"
+    threads: int = 1
     keep_every: int | None = None  # keep the snapshot before every so many steps
     kept: list[Snapshot] = field(default_factory=list)
 
@@ -189,6 +196,7 @@ class Training:
         self.factors = None if plain else self.architecture.spread(factors, self.snapshot.theta.dtype)
         self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
         self._order: tuple[int, Array] | None = None
+        self._compiled = CompiledSteps(self) if self.engine == "compiled" else None
 
     @property
     def unscored(self) -> bool:
@@ -198,13 +206,17 @@ class Training:
     def step(self, number: int) -> Step:
         """What step `number` (0, 1 …) works on."""
         epoch, k = divmod(number, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.plan.order(epoch, self.N))
         B = self.plan.rows_per_step(self.N)
-        rows = self._order[1][k * B : (k + 1) * B]
+        rows = self.order(epoch)[k * B : (k + 1) * B]
         dtype = self.snapshot.theta.dtype
         masks = self.architecture.masks(len(rows), self.plan.seed, number, dtype, self.plan.start)
         return Step(rows, masks, self.learning_rate(number))
+
+    def order(self, epoch: int) -> Array:
+        """The row numbers of an epoch in their order, (N,)."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.plan.order(epoch, self.N))
+        return self._order[1]
 
     def learning_rate(self, number: int) -> float:
         """η of step `number` (0, 1 …), before the layers' own factors."""
@@ -244,18 +256,30 @@ class Training:
         past = replace(self, snapshot=earlier[-1], keep_every=None, kept=[])
         with np.errstate(all="ignore"):
             while past.snapshot.step < number:
-                past.advance()
+                past.advance(number)
         return past
 
-    def advance(self) -> None:
-        """Make one update.
+    def advance(self, stop: int) -> None:
+        """Make one update, or on the compiled engine as many as take about a tenth of a second, up to step `stop`.
 
         Raises:
             DivergenceError: a number is not finite; θ is as before the step.
         """
-        now, plan = self.snapshot, self.plan
+        now = self.snapshot
         if self.keep_every and (not self.kept or now.step % self.keep_every == 0):
-            self.kept.append(now)
+            self.kept.append(own(now) if self._compiled else now)
+        if self._compiled is None or not self._compiled.advance(self._next_pause(stop)):
+            self._update()
+
+    def _next_pause(self, stop: int) -> int:
+        """The next step before which something else is to be done."""
+        step = self.snapshot.step
+        pauses = [self.steps_per_epoch, *([self.keep_every] if self.keep_every else [])]
+        return min(stop, *(step - step % every + every for every in pauses))
+
+    def _update(self) -> None:
+        """One update on the array engine."""
+        now, plan = self.snapshot, self.plan
         step = self.step(now.step)
         G = self.gradient(step)
         if not (np.isfinite(G.cost) and all_finite(G.theta)):
@@ -298,7 +322,8 @@ class Training:
             raise DivergenceError(self._where(now.step - 1, what))
         best = {}
         if self.validation is not None and score <= now.best_score:  # of equal epochs the last, as RealMLP does
-            best = {"best_theta": now.theta, "best_epoch": epoch, "best_score": score}
+            kept = now.theta.copy() if self._compiled else now.theta  # which compiled steps change in place
+            best = {"best_theta": kept, "best_epoch": epoch, "best_score": score}
         fell = score < now.reference - plan.tolerance
         self.snapshot = replace(
             now,
@@ -312,7 +337,9 @@ class Training:
 
     def evaluate(self, data: Data) -> tuple[Array, float]:
         """ŷ (N, n_L) and the cost of the present θ on a data set, without label smoothing and dropout."""
-        return evaluate(self.architecture, self.snapshot.theta, data, replace(self.plan.cost, label_smoothing=0.0))
+        cost = replace(self.plan.cost, label_smoothing=0.0)
+        forward = self._compiled.predict if self._compiled else predict
+        return evaluate(self.architecture, self.snapshot.theta, data, cost, forward)
 
     def _where(self, step: int, what: str) -> str:
         epoch = step // self.steps_per_epoch + 1
@@ -356,7 +383,73 @@ class Training:
         return None
 
 
-def evaluate(architecture: Architecture, theta: Array, data: Data, cost: Cost) -> tuple[Array, float]:
+class CompiledSteps:
+    """A training's steps on the compiled engine, which change θ and the slots in place between two snapshots.
+
+    Raises:
+        Unsupported: something in the plan is no loop over numbers.
+    """
+
+    def __init__(self, training: Training) -> None:
+        from ..engine.compiled import Predictor, Settings, Trainer
+
+        plan, N = training.plan, training.N
+        gathered = plan.sampling != "sequential"
+        settings = Settings(
+            plan.rows_per_step(N),
+            training.rows_per_epoch,
+            gathered,
+            plan.clip_norm,
+            plan.seed,
+            plan.start,
+            training.threads,
+        )
+        self.training = training
+        self.trainer = Trainer(
+            training.architecture, plan.cost, plan.optimizer, training.data, settings, training.factors
+        )
+        self.theta, self.slots = np.empty(0), np.empty((0, 0))
+        self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)
+        self.pace = 0.0  # seconds that a step takes
+
+    def advance(self, stop: int) -> bool:
+        """Steps up to `stop` or for about a tenth of a second; False where the next one is for the array engine."""
+        training = self.training
+        now, plan = training.snapshot, training.plan
+        if now.theta is not self.theta:
+            self.theta, self.slots = now.theta.copy(), np.array([*now.slots.values()]).reshape(-1, now.theta.size)
+            self.slots = np.ascontiguousarray(self.slots, now.theta.dtype)
+        count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)) if self.pace else 8)
+        epoch, place = divmod(now.step, training.steps_per_epoch)
+        if plan.schedule.same(constant):
+            rates = np.full(count, training.learning_rate(now.step))
+        else:
+            rates = np.array([training.learning_rate(now.step + k) for k in range(count)])
+        begun = time.perf_counter()
+        done, cost_sum = self.trainer.steps(self.theta, self.slots, now.step, place, training.order(epoch), rates)
+        if done:
+            self.pace = (time.perf_counter() - begun) / done
+            slots = dict(zip(now.slots, self.slots, strict=True))
+            training.snapshot = replace(
+                now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=now.cost_sum + cost_sum
+            )
+        return done > 0
+
+    def predict(self, architecture: Architecture, theta: Array, X: Array) -> Values:
+        """The last z and ŷ of X."""
+        logits, y_hat = self.predictor(theta, X)
+        return Values([logits], [y_hat])
+
+
+def own(snapshot: Snapshot) -> Snapshot:
+    """A snapshot whose arrays nobody else changes."""
+    slots = {name: slot.copy() for name, slot in snapshot.slots.items()}
+    return replace(snapshot, theta=snapshot.theta.copy(), slots=slots)
+
+
+def evaluate(
+    architecture: Architecture, theta: Array, data: Data, cost: Cost, predict: Callable[..., Values] = predict
+) -> tuple[Array, float]:
     """ŷ (N, n_L) and the cost C of θ on a data set."""
     values = predict(architecture, theta, data.X)
     losses = cost.losses(architecture.output_activation, values, data.y, data.s, float(data.s.mean()))
@@ -411,7 +504,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                     return "time"
                 if plan.max_steps is not None and training.snapshot.step >= plan.max_steps:
                     return "steps"
-                training.advance()
+                training.advance(last_step if plan.max_steps is None else min(last_step, plan.max_steps))
                 if on_progress is not None and now - told > 0.1:
                     told = now
                     on_progress(training.snapshot.step / training.steps_per_epoch)

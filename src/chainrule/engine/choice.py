@@ -1,0 +1,61 @@
+"""Which engine runs a training, and with how many threads: functions of network, data and settings alone.
+
+Neither timing nor what happens to lie in a cache decides, so the same call gives the same numbers everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from ..core.architecture import Architecture
+from ..errors import ParameterError, unknown_name
+
+ENGINES = ("auto", "array", "compiled")
+LONG = 3.0  # seconds on the array engine, as estimated here, from which `auto` compiles
+STEP, LAYER, RATE = 1e-4, 5e-5, 2e10  # its costs: seconds for a step and for a layer of a step, operations in a second
+SHARED = 6e6  # operations in a step from which threads share it
+
+
+def missing() -> str | None:
+    """What the compiled engine lacks here, in words, or None."""
+    lacking = [name for name in ("numba", "scipy_openblas32") if importlib.util.find_spec(name) is None]
+    return (
+        " and ".join(lacking).replace("_", "-") + (" are" if len(lacking) > 1 else " is") + " not installed"
+        if lacking
+        else None
+    )
+
+
+def operations(architecture: Architecture, rows: int) -> int:
+    """Multiplications and additions of one step with `rows` rows: three products with each layer's W."""
+    return 6 * architecture.P * rows
+
+
+def choose(where: str, engine: str, architecture: Architecture, steps: int, rows_per_step: int) -> str:
+    """ "array" or "compiled" for a training of so many steps; `auto` compiles what would take seconds.
+
+    Raises:
+        ParameterError: an unknown engine, or a compiled one that cannot be had here.
+    """
+    if engine not in ENGINES:
+        raise unknown_name(f"{where}, engine", engine, ENGINES)
+    if engine == "compiled" and (lacking := missing()):
+        raise ParameterError(
+            f"{where}: expected engine 'array', got 'compiled', but {lacking}. Install it, or use 'auto'."
+        )
+    if engine != "auto":
+        return engine
+    step = STEP + LAYER * len(architecture.layers) + operations(architecture, rows_per_step) / RATE
+    return "compiled" if steps * step > LONG and missing() is None else "array"
+
+
+def share(threads: int | None, architecture: Architecture, rows_per_step: int) -> int:
+    """How many threads share a step: at most `threads`, by default the processor's cores; one where steps are short."""
+    most = threads or cores()
+    return most if operations(architecture, rows_per_step) >= SHARED else 1
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

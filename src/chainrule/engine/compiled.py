@@ -15,11 +15,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from ..arrays import Array
 from ..core.architecture import Architecture
 from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Layer, Scale
+from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
 from ..training.optimizers import Optimizer
 from . import blas, kernel, passes
@@ -103,7 +105,7 @@ class Predictor:
         self.threads, self.dtype, self.outputs = threads, dtype, architecture.outputs
         self.inputs = architecture.inputs
         self.layers, self.factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
-        self.run = np.zeros(18, np.int64)
+        self.run = np.zeros(kernel.SETTINGS, np.int64)
         self.run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         self.run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
@@ -185,8 +187,6 @@ class Trainer:
         g, loss = architecture.output_activation, cost.loss
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
-        if cost.aggregate.over_epoch == "batchwise":
-            raise Unsupported(f"the aggregate {cost.aggregate} looks at all losses of a batch together")
         if len(optimizer.coefficients(1)) > SLOTS or len(optimizer.slots) > SLOTS:
             raise Unsupported(f"the optimizer {optimizer} has more than {SLOTS} slots or coefficients")
         layout = Layout(dtype.itemsize)
@@ -200,18 +200,20 @@ class Trainer:
             ) from None
         scratch = max(scratch, value.scratch(architecture.outputs), slope.scratch(architecture.outputs))
 
-        run = self.run = np.zeros(18, np.int64)
+        run = self.run = np.zeros(kernel.SETTINGS, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.GIVE_WAY] = blas.yield_address()
         for at, part in ((kernel.VALUE, value), (kernel.SLOPE, slope), (kernel.UPDATE, update)):
             run[at] = passes.address(part, dtype.name)
+        if not any(cost.aggregate.same(known) for known in (mean, sum_)):
+            run[kernel.AGGREGATE] = aggregate_address(cost.aggregate)
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
         run[kernel.AT_X] = layout.take(B * architecture.inputs) if settings.gathered else 0
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
         run[kernel.SCRATCH] = -(-scratch // layout.step) * layout.step
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
-        run[kernel.ON_LOGITS], run[kernel.MEAN] = pair is not None, cost.aggregate.over_epoch == "mean"
+        run[kernel.ON_LOGITS], run[kernel.SUMMED] = pair is not None, cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
 
         numbers = self.settings = np.zeros(8)
@@ -231,7 +233,7 @@ class Trainer:
         self.work = np.zeros(layout.size, dtype)
         self.gradient = np.zeros(architecture.P, dtype)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
-        self.losses = np.zeros(B)
+        self.samples = np.zeros((3, B))
         self.sums = np.zeros((threads, 8))
 
     def steps(self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array) -> tuple[int, float]:
@@ -247,7 +249,7 @@ class Trainer:
             coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
         counter = np.zeros(1, np.int64)
         tables = (order, self.layers, self.factors, self.run, self.settings, self.zeros)
-        state = (theta, self.gradient, slots.reshape(-1), self.work, self.losses, self.parts, self.part_factors)
+        state = (theta, self.gradient, slots.reshape(-1), self.work, self.samples, self.parts, self.part_factors)
         return together(
             self.threads,
             lambda me: kernel.train(
@@ -255,6 +257,18 @@ class Trainer:
                 rates, coefficients.reshape(-1),
             ),
         )  # fmt: skip
+
+
+def aggregate_address(phi: Aggregator) -> int:
+    """The address of φ's own function, compiled as it is.
+
+    Raises:
+        Unsupported: it cannot be imported by its name, or does what Numba does not know.
+    """
+    try:
+        return passes.aggregate(phi)
+    except (ImportError, AttributeError, NumbaError) as error:
+        raise Unsupported(f"the aggregate {phi} cannot be compiled ({str(error).splitlines()[0]})") from None
 
 
 def shares(architecture: Architecture, threads: int, plain: bool) -> tuple[Array, Array]:

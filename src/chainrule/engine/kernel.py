@@ -28,11 +28,14 @@ DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
 # Places in the vector of whole numbers that describe a run: addresses, sizes, places in the workspace, choices.
-PRODUCT, GIVE_WAY, VALUE, SLOPE, UPDATE = range(5)
-ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(5, 15)
-ON_LOGITS, MEAN, PENALISE_BIASES = range(15, 18)
+PRODUCT, GIVE_WAY, VALUE, AGGREGATE, SLOPE, UPDATE = range(6)
+ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(6, 16)
+ON_LOGITS, SUMMED, PENALISE_BIASES = range(16, 19)
+SETTINGS = 19
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST = range(8)
+# Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
+LOSS, WEIGHT, SHARE = range(3)
 # What each thread adds up in a step.
 PHI, PENALTY, SQUARES = range(3)
 DROPOUT_PURPOSE = int(Purpose.DROPOUT)
@@ -109,7 +112,7 @@ def product(gemm, m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C)
     trans_B, step_B = (PLAIN, B_p) if B_j == 1 else (TRANSPOSED, B_j)
     sizes = (i32(ROW_MAJOR), i32(trans_A), i32(trans_B), i32(m), i32(n), i32(k))
     inputs = (alpha, address(A, at_A), i32(step_A), address(B, at_B), i32(step_B))
-    call(gemm, sizes + inputs + (C.dtype.type(0), address(C, at_C), i32(n)))
+    call(gemm, (*sizes, *inputs, C.dtype.type(0), address(C, at_C), i32(n)))
 
 
 # -- random numbers ---------------------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def backward(layers, factors, run, theta, work, scratch, first, rows):  # type: 
         at_delta, at_z, at_a = layers[l, AT_DELTA] + first * m, layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
         if layers[l, BACKWARD] and not (l == last and run[ON_LOGITS]):
             addresses = (address(work, at_delta), address(work, at_z), address(work, at_a), scratch)
-            call(layers[l, BACKWARD], addresses + (rows, m))
+            call(layers[l, BACKWARD], (*addresses, rows, m))
         if l == 0:
             break
         at_below = layers[l - 1, AT_DELTA] + first * n
@@ -266,7 +269,7 @@ def penalise(settings, theta, g, start, stop, run_length, sums):  # type: ignore
 @compiled
 def train(
     me, threads, counter, sums, step, place, steps, X, Y, S, order, layers, factors, run, settings, zeros,
-    theta, g, slots, work, L, parts, part_factors, rates, coefficients,
+    theta, g, slots, work, samples, parts, part_factors, rates, coefficients,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """`steps` updates from step number `step` on, which is number `place` of its epoch.
 
@@ -303,14 +306,31 @@ def train(
         output = layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K
         at_y, at_w = address(work, run[AT_Y] + first * K), run[AT_WEIGHT] + first
         z = address(work, output)
+        L, s, dC_dL = samples[LOSS], samples[WEIGHT], samples[SHARE]
         call(run[VALUE], (z, at_y, address(L, first), scratch, own, K))
-        divisor = rows * settings[MEAN_WEIGHT] if run[MEAN] else 1.0
-        phi = 0.0
         for i in range(first, end):
-            dC_dL = S[order[begin + i]] / divisor
-            work[run[AT_WEIGHT] + i] = real(dC_dL * settings[OUTPUT_SHARE])
-            if dC_dL > 0:
-                phi += dC_dL * L[i] * settings[OUTPUT_SHARE]
+            L[i] *= settings[OUTPUT_SHARE]
+            s[i] = S[order[begin + i]]
+        phi = 0.0
+        if run[AGGREGATE]:  # which looks at all samples
+            if threads > 1:
+                met += threads
+                meet(meeting, met, run[GIVE_WAY])
+            if me == 0:
+                addresses = (address(L, 0), address(s, 0), address(dC_dL, 0), address(sums[0], PHI))
+                call(run[AGGREGATE], (*addresses, settings[MEAN_WEIGHT], rows))
+                phi = sums[0, PHI]
+            if threads > 1:
+                met += threads
+                meet(meeting, met, run[GIVE_WAY])
+        else:
+            divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
+            for i in range(first, end):
+                dC_dL[i] = s[i] / divisor
+                if s[i] > 0:
+                    phi += dC_dL[i] * L[i]
+        for i in range(first, end):
+            work[run[AT_WEIGHT] + i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
         delta = address(work, layers[last, AT_DELTA] + first * K)
         call(run[SLOPE], (z, at_y, address(work, at_w), delta, scratch, own, K))
         backward(layers, factors, run, theta, work, scratch, first, own)
@@ -333,14 +353,14 @@ def train(
         if not (np.isfinite(cost + penalty) and square < settings[LARGEST]):
             return t, cost_sum
         share = rows / run[ROWS]
-        cost_sum += cost * (share if run[MEAN] else 1.0) + penalty * share
+        cost_sum += cost * (1.0 if run[SUMMED] else share) + penalty * share
         length = np.sqrt(square)
         scale = real(settings[CLIP] / length) if length > settings[CLIP] else real(1)
         for j in range(len(parts)):
             if parts[j, 0] == me:
                 eta = real(rates[t]) * real(part_factors[j])
                 arrays = (address(theta, 0), address(g, 0), address(slots, 0), address(coefficients, t * 8))
-                call(run[UPDATE], arrays + (P, eta, scale, parts[j, 1], parts[j, 2]))
+                call(run[UPDATE], (*arrays, P, eta, scale, parts[j, 1], parts[j, 2]))
         if threads > 1:
             met += threads
             meet(meeting, met, run[GIVE_WAY])

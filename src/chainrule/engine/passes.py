@@ -15,7 +15,9 @@ The files may be read, and be deleted at any time.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import tempfile
@@ -29,6 +31,7 @@ import numpy as np
 
 from ..disk import replacing
 from ..formulas.activations import Activation
+from ..formulas.aggregators import Aggregator
 from ..formulas.losses import Loss
 from ..training.optimizers import Optimizer
 from . import elementary
@@ -205,6 +208,42 @@ def address(given: Pass, dtype: str) -> int:
         numba.core.errors.NumbaError: the compiler refuses it.
     """
     return int(compiled(text(given, dtype), given.name).address)
+
+
+def aggregate(phi: Aggregator) -> int:
+    """The address of (L, s, dC_dL, φ, mean_weight, rows), all float64: φ and ∂φ/∂L of a batch, by φ's own function.
+
+    φ looks at all samples at once, sorts and takes quantiles, so its function is compiled as it stands; the text has
+    the hash of the file that holds it.
+
+    Raises:
+        ImportError, AttributeError: it cannot be imported by its name.
+        numba.core.errors.NumbaError: the compiler refuses it.
+    """
+    module, name = phi.make.__module__, phi.make.__qualname__
+    found = getattr(importlib.import_module(module), name)
+    if module == "__main__" or getattr(found, "make", found) is not phi.make:
+        raise ImportError(f"no module holds {name}")
+    code = hashlib.sha256(inspect.getsource(inspect.getmodule(phi.make) or phi.make).encode()).hexdigest()
+    parameters = "".join(f", {value!r}" for _, value in phi.parameters)
+    source = f'''"""Written by chainrule: the aggregate {phi.name} from {module}, code {code}."""
+from types import FunctionType
+from numba import carray, cfunc, njit, types
+from numba.extending import register_jitable
+from {module} import {name} as found
+make = getattr(found, "make", found)
+for helper in map(make.__globals__.get, make.__code__.co_names):
+    if isinstance(helper, FunctionType):
+        register_jitable(helper)
+phi = njit(make)
+vector, number = types.CPointer(types.float64), types.float64
+@cfunc(types.void(vector, vector, vector, vector, number, types.int64), cache=True, error_model="numpy")
+def aggregate(L_, s_, dC_dL_, value_, mean_weight, rows):
+    value, gradient = phi(carray(L_, (rows,)), carray(s_, (rows,)), mean_weight{parameters})
+    carray(value_, (1,))[0] = value
+    carray(dC_dL_, (rows,))[:] = gradient
+'''
+    return int(compiled(source, "aggregate").address)
 
 
 @lru_cache(maxsize=1024)

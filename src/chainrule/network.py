@@ -110,6 +110,7 @@ class Run:
         snapshot: the state after the last step, from which `fit(..., resume=run.snapshot)` continues.
         plan: every setting of the run.
         starts: the best score of every random start; the best one was kept.
+        engine: "array" or "compiled", what it ran on.
         training: the run's data and kept snapshots, with which `trace` re-creates its steps.
     """
 
@@ -120,6 +121,7 @@ class Run:
     snapshot: Snapshot
     plan: Plan
     starts: list[float] = field(default_factory=list)
+    engine: str = "array"
     training: Training | None = field(default=None, repr=False)
 
     def trace(self, step: int) -> Trace:
@@ -555,7 +557,7 @@ class Network:
             keep_every: keep a snapshot before every so many steps, for `Run.trace` and `Run.update`.
             engine: "array", "compiled", or "auto", which compiles where training would take seconds; what cannot be
                 compiled runs on the array engine, and a message says so.
-            threads: how many share a compiled step; by default as many as there are cores, if steps are long enough.
+            threads: how many share a compiled step; by default as many as there are cores where steps are long enough.
             on_epoch, on_progress: see `training.loop.run_training`.
 
         Raises:
@@ -799,5 +801,6 @@ def _finished(training: Training, reason: str) -> Run:
         score,
         last,
         training.plan,
+        engine=training.engine,
         training=training if training.kept else None,
     )

@@ -51,9 +51,10 @@ def choose(where: str, engine: str, architecture: Architecture, steps: int, rows
 
 
 def share(threads: int | None, architecture: Architecture, rows_per_step: int) -> int:
-    """How many threads share a step: at most `threads`, by default the processor's cores; one where steps are short."""
-    most = threads or cores()
-    return most if operations(architecture, rows_per_step) >= SHARED else 1
+    """How many threads share a step: as told, or as many as there are cores where steps are long enough, else one."""
+    if threads is not None:
+        return threads
+    return cores() if operations(architecture, rows_per_step) >= SHARED else 1
 
 
 def cores() -> int:

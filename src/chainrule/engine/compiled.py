@@ -20,7 +20,7 @@ from numba.core.errors import NumbaError
 from ..arrays import Array
 from ..core.architecture import Architecture
 from ..core.cost import Cost
-from ..core.layers import Dense, Dropout, Layer, Scale
+from ..core.layers import Dense, Dropout, Scale
 from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
 from ..training.optimizers import Optimizer
@@ -149,7 +149,7 @@ def prepare(architecture: Architecture, cost: Cost, optimizer: Optimizer, dtype:
     announcement = threading.Timer(1.0, _announce)
     announcement.start()
     try:
-        trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None)
+        trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None, 1.0)
         slots = np.zeros((len(optimizer.slots), architecture.P), dtype)
         trainer.steps(np.zeros(architecture.P, dtype), slots, 0, 0, np.zeros(1, np.int64), np.ones(1))
         Predictor(architecture, dtype, 1)(np.zeros(architecture.P, dtype), rows[0])
@@ -181,9 +181,9 @@ class Trainer:
         data: tuple[Array, Array, Array],
         settings: Settings,
         factors: Array | None,
+        mean_weight: float,
     ) -> None:
-        X, y, s = data
-        dtype = X.dtype
+        dtype = data[0].dtype
         g, loss = architecture.output_activation, cost.loss
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
@@ -217,7 +217,7 @@ class Trainer:
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
 
         numbers = self.settings = np.zeros(8)
-        numbers[kernel.MEAN_WEIGHT] = s.mean()
+        numbers[kernel.MEAN_WEIGHT] = mean_weight
         numbers[kernel.L1], numbers[kernel.L2] = cost.penalty.l1, cost.penalty.l2
         numbers[kernel.CLIP] = settings.clip_norm or np.inf
         numbers[kernel.OUTPUT_SHARE] = 1 / architecture.outputs if cost.average_outputs else 1.0

@@ -406,7 +406,13 @@ class CompiledSteps:
         )
         self.training = training
         self.trainer = Trainer(
-            training.architecture, plan.cost, plan.optimizer, training.data, settings, training.factors
+            training.architecture,
+            plan.cost,
+            plan.optimizer,
+            training.data,
+            settings,
+            training.factors,
+            training.mean_weight,
         )
         self.theta, self.slots = np.empty(0), np.empty((0, 0))
         self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)

@@ -1,0 +1,407 @@
+"""The compiled engine against the array engine, over the grid of settings and in whole runs.
+
+python tests/test_compiled.py --full    every combination of the grid; prints the worst errors (an hour)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import multiprocessing
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+import grid
+from chainrule.core.backward import gradient
+from chainrule.engine.choice import choose, cores, share
+from chainrule.training.loop import Data, Plan, Training, first_snapshot, run_training
+from chainrule.training.optimizers import SGD
+from chainrule.training.schedules import constant
+
+pytest.importorskip("numba")
+pytest.importorskip("scipy_openblas32")
+
+from chainrule.engine.compiled import Settings, Trainer
+
+LIMITS = {"gradient, float64": 1e-12, "gradient, float32": 1e-5, "cost, float64": 1e-12, "cost, float32": 1e-5}
+TRAJECTORY, TRAJECTORY_STEPS = 1e-9, 50
+
+
+# -- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def trainer_of(case: grid.Case, optimizer: Any, threads: int) -> Trainer:
+    """A compiled training whose only batch is the case's, in the case's dtype."""
+    rows = len(case.X)
+    made = Trainer(
+        case.architecture,
+        case.cost,
+        optimizer,
+        (case.X, case.y, case.s),
+        Settings(rows, rows, True, None, 0, 0, threads),
+        None,
+        case.mean_weight,
+    )
+    return made
+
+
+def narrow(case: grid.Case) -> grid.Case:
+    """The case in float32."""
+    theta, X, y = (part.astype(np.float32) for part in (case.theta, case.X, case.y))
+    masks = None if case.masks is None else [None if m is None else m.astype(np.float32) for m in case.masks]
+    return replace(case, theta=theta, X=X, y=y, masks=masks)
+
+
+def one_step(case: grid.Case, threads: int) -> tuple[np.ndarray, float]:
+    """The compiled gradient and cost; the masks of step 3 are those of the case."""
+    trainer = trainer_of(case, SGD(1e-3), threads)
+    done, cost = trainer.steps(
+        case.theta.copy(), np.empty((0, 0), case.theta.dtype), 3, 0, np.arange(len(case.X)), np.ones(1)
+    )
+    assert done == 1
+    return trainer.gradient, cost
+
+
+def apart(found: Any, expected: Any, scale: float) -> float:
+    """The largest difference as a share of the scale; infinite for NaN."""
+    error = float(np.abs(np.asarray(found, float) - np.asarray(expected, float)).max(initial=0.0)) / scale
+    return error if np.isfinite(error) else np.inf
+
+
+def errors(row: Mapping[str, Any]) -> dict[str, float]:
+    """How far the engines are apart in gradient and cost, in both dtypes, with one thread or two."""
+    found = {}
+    wide = grid.build(row)
+    threads = 1 + len(str(row)) % 2
+    for case in (wide, narrow(wide)):
+        data = (case.X, case.y, case.cost, case.s, case.mean_weight, case.masks)
+        with np.errstate(all="ignore"):
+            expected = gradient(case.architecture, case.theta, *data)
+        g, cost = one_step(case, threads)
+        least = 1e-5 if case.theta.dtype == np.float64 else 1e-2  # of the cost, where the gradient all but vanishes
+        length = max(float(np.linalg.norm(expected.theta)), least * max(1.0, abs(float(expected.cost))))
+        found[f"gradient, {case.theta.dtype}"] = apart(g, expected.theta, length)
+        found[f"cost, {case.theta.dtype}"] = apart(cost, expected.cost, max(1.0, abs(float(expected.cost))))
+    return found
+
+
+def check(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, float, str]]:
+    """Cases, the worst error and its settings, by what is compared."""
+    worst = dict.fromkeys(LIMITS, (0, 0.0, ""))
+    for row in rows:
+        for name, error in errors(row).items():
+            cases, most, where = worst[name]
+            worst[name] = (cases + 1, *((error, str(row)) if error >= most else (most, where)))
+    return worst
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_pairwise_grid(part):
+    rows = [row for number, row in enumerate(grid.all_pairs(grid.FACTORS, grid.allowed)) if number % 8 == part]
+    for name, (cases, error, where) in check(rows).items():
+        assert cases == len(rows) > 20
+        assert error <= LIMITS[name], f"{name} at {where}"
+
+
+def trajectory(row: Mapping[str, Any]) -> float:
+    """How far θ is apart after 50 steps with momentum in float64, as a share of its length; both diverge or none."""
+    case = grid.build(row)
+    plan = Plan(case.cost, SGD(1e-3, 0.9, nesterov=True), constant, epochs=TRAJECTORY_STEPS, batch_size=None)
+    ends: list[Any] = []
+    for engine in ("array", "compiled"):
+        snapshot = first_snapshot("", 0, case.theta, plan.optimizer)
+        training = Training(case.architecture, Data(case.X, case.y, case.s), None, plan, snapshot, engine)
+        try:
+            run_training(training)
+        except cr.DivergenceError:
+            ends.append(training.snapshot.step)
+        else:
+            ends.append(training.snapshot.theta)
+    expected, found = ends
+    if isinstance(expected, int) or isinstance(found, int):
+        return 0.0 if isinstance(expected, int) and isinstance(found, int) and expected == found else np.inf
+    return apart(found, expected, float(np.linalg.norm(expected)))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_trajectories(part):
+    rows = list(grid.all_pairs(grid.FACTORS, grid.allowed))[part::16]
+    errors = [(trajectory(row), str(row)) for row in rows]
+    assert len(rows) > 10 and max(errors)[0] <= TRAJECTORY, max(errors)
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = [SGD(0.05), SGD(0.05, 0.9), SGD(0.05, 0.9, nesterov=True), cr.Adam(0.01), cr.AdamW(0.01, weight_decay=0.1)]
+
+
+def network(dtype: str = "float64") -> cr.Network:
+    layers = [cr.Scale(learning_rate_factor=6), cr.Dense(9, "mish", ntk=True, bias_learning_rate_factor=0.1)]
+    return cr.Network(
+        4, [*layers, cr.Dropout(0.2), cr.Dense(7, "softmax"), cr.Dense(3, "softmax")], seed=1, dtype=dtype
+    )
+
+
+def data(rows: int = 110) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
+
+
+def fitted(engine: str, dtype: str = "float64", **options: Any) -> tuple[cr.Network, cr.Run]:
+    X, y = data()
+    net = network(dtype)
+    options = {"epochs": 4, "batch_size": 16, "schedule": "cosine", "optimizer": cr.Adam(0.01)} | options
+    return net, net.fit(X, y, engine=engine, **options)
+
+
+def assert_same_runs(options: dict[str, Any], dtype: str = "float64", theta: float = 1e-9, costs: float = 1e-9) -> None:
+    (a, run_a), (b, run_b) = (fitted(engine, dtype, **options) for engine in ("array", "compiled"))
+    np.testing.assert_allclose(b.theta, a.theta, rtol=0, atol=theta)
+    assert (run_b.reason, run_b.best_epoch, run_b.snapshot.step) == (
+        run_a.reason,
+        run_a.best_epoch,
+        run_a.snapshot.step,
+    )
+    for row_a, row_b in zip(run_a.history, run_b.history, strict=True):
+        for name in set(row_a) - {"seconds", "rows_per_second"}:
+            assert row_b[name] == pytest.approx(row_a[name], rel=costs, abs=costs), name
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_optimizers(optimizer):
+    assert_same_runs({"optimizer": optimizer, "threads": 2})
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampling": "sequential"},
+        {"sampling": "replacement", "drop_last": True},
+        {"batch_size": None, "clip_norm": 0.1},
+        {"batch_size": 1, "epochs": 2},
+        {"penalty": cr.Penalty(l1=1e-3, l2=1e-2, biases=True), "sample_weight": np.arange(110) % 3},
+        {"validation": data(30), "monitor": "error_rate", "patience": 2, "label_smoothing": 0.1},
+        {"aggregate": "cvar(0.3)", "starts": 2},
+        {"aggregate": "sum", "max_steps": 17, "optimizer": SGD(1e-3)},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_options(options, threads):
+    assert_same_runs(options | {"threads": threads})
+
+
+def test_float32():
+    assert_same_runs({"penalty": 1e-3, "clip_norm": 0.5}, "float32", theta=1e-4, costs=1e-3)
+
+
+def test_same_bits_twice_and_resumed():
+    X, y = data()
+    whole, run = fitted("compiled", epochs=6, threads=2)
+    again, _ = fitted("compiled", epochs=6, threads=2)
+    np.testing.assert_array_equal(whole.theta, again.theta)
+    net = network()
+    options = {"epochs": 6, "batch_size": 16, "schedule": "cosine", "optimizer": cr.Adam(0.01), "engine": "compiled"}
+    first = net.fit(X, y, threads=2, max_steps=17, **options)
+    assert first.snapshot.step == 17
+    resumed = net.fit(X, y, threads=2, resume=first.snapshot, **options)
+    np.testing.assert_array_equal(net.theta, whole.theta)
+    assert resumed.history[-1]["train_cost"] == run.history[-1]["train_cost"]
+    with pytest.raises(cr.ParameterError, match="engine=compiled on 2"):  # a sequel belongs to one engine
+        net.fit(X, y, resume=first.snapshot, **options | {"engine": "array"})
+
+
+def test_a_callers_snapshot_and_best_epoch_stay_as_they_were():
+    X, y = data()
+    net, run = fitted("compiled", max_steps=5)
+    before = run.snapshot.theta.copy()
+    net.fit(
+        X,
+        y,
+        epochs=4,
+        batch_size=16,
+        schedule="cosine",
+        optimizer=cr.Adam(0.01),
+        engine="compiled",
+        resume=run.snapshot,
+    )
+    np.testing.assert_array_equal(run.snapshot.theta, before)
+
+
+def test_past_steps_are_re_created():
+    (_, a), (_, b) = (fitted(engine, keep_every=5, clip_norm=0.05) for engine in ("array", "compiled"))
+    for step in (0, 7, 13, 27):
+        np.testing.assert_allclose(b.trace(step).dC_dtheta, a.trace(step).dC_dtheta, rtol=0, atol=1e-11)
+        update = b.update(step, "W", 2, (1, 2))
+        assert update.total == pytest.approx(update.change, rel=0, abs=1e-12)
+    np.testing.assert_array_equal(b.trace(13).theta, b.trace(13).theta)
+
+
+def test_divergence_is_named_as_on_the_array_engine():
+    X = np.abs(data()[0]) * 10
+    messages = []
+    for engine in ("array", "compiled"):
+        net = cr.Network(4, [cr.Dense(5, "exp"), cr.Dense(1)], seed=0)
+        with pytest.raises(cr.DivergenceError) as error:
+            net.fit(X, X[:, 0], optimizer=SGD(0.5), epochs=3, engine=engine)
+        messages.append(str(error.value))
+        assert np.isfinite(net.theta).all()
+    assert messages[0] == messages[1]
+
+
+def test_a_large_gradient_is_no_divergence():
+    """Squares that overflow in float32, of a gradient that does not: that step is the array engine's."""
+    X, y = np.full((8, 1), 1e16, np.float32), np.full(8, 1e10, np.float32)
+    ends = []
+    for engine in ("array", "compiled"):
+        net = cr.Network(1, [cr.Dense(1, bias=False)], seed=0, dtype="float32")
+        net.fit(X, y, optimizer=SGD(1e-33), epochs=3, engine=engine)
+        ends.append(net.theta.copy())
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-5)
+
+
+# -- records of one's own ---------------------------------------------------------------------------------------------
+
+
+@cr.activation("z/(1 + Abs(z))", range=(-1, 1))
+def own_softsign(xp, real):
+    one = real(1)
+
+    def g(z):
+        return z / (one + xp.abs(z))
+
+    def dg(z, a):
+        return (1 - np.abs(a)) ** 2  # NumPy's own functions and plain numbers work too
+
+    def d2g(z, a):
+        return -real(2) * xp.sign(z) * (one - xp.abs(a)) ** 3
+
+    return g, dg, d2g
+
+
+@cr.activation("z", range=(-np.inf, np.inf))
+def own_untraceable(xp, real):
+    def g(z):
+        return np.array(sorted(z.ravel())).reshape(z.shape) * 0 + z
+
+    def dg(z, a):
+        return np.ones(z.shape)
+
+    return g, dg, dg
+
+
+@cr.loss("(y_hat - y)**4")
+def own_fourth_power(xp, real):
+    def value(y_hat, y):
+        return (y_hat - y) ** 4
+
+    def derivative(y_hat, y):
+        return real(4) * (y_hat - y) ** 3
+
+    def second(y_hat, y):
+        return real(12) * (y_hat - y) ** 2
+
+    return value, derivative, second
+
+
+def test_own_records():
+    X, _ = data()
+    ends = []
+    for engine in ("array", "compiled"):
+        net = cr.Network(4, [cr.Dense(6, own_softsign), cr.Dense(2)], seed=2)
+        run = net.fit(X, X[:, :2], loss=own_fourth_power, epochs=3, engine=engine)
+        assert run.training is None and run.engine == engine
+        ends.append(net.theta.copy())
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-12)
+
+
+def test_what_cannot_be_compiled_runs_on_the_array_engine_and_says_so(caplog):
+    X, _ = data()
+    ends = []
+    for engine in ("array", "compiled"):
+        net = cr.Network(4, [cr.Dense(6, own_untraceable), cr.Dense(2)], seed=2)
+        run = net.fit(X, X[:, :2], epochs=2, engine=engine)
+        assert run.engine == "array"
+        ends.append(net.theta.copy())
+    np.testing.assert_array_equal(ends[1], ends[0])
+    assert "the activation own_untraceable is no loop over numbers" in caplog.text
+
+
+def test_an_edited_formula_never_runs_stale_code():
+    """The same name and place in the file with other numbers: other code."""
+    X, _ = data()
+    ends = []
+    for power in (2.0, 3.0):
+
+        @cr.activation("z**power")
+        def powered(xp, real, power=power):
+            def g(z):
+                return z * power
+
+            def dg(z, a):
+                return xp.ones_like(z) * power
+
+            return g, dg, dg
+
+        net = cr.Network(4, [cr.Dense(1, powered)], seed=2)
+        net.fit(X, X[:, 0], epochs=1, engine="compiled", optimizer=SGD(1e-3))
+        ends.append(net.theta.copy())
+    assert np.abs(ends[0] - ends[1]).max() > 1e-4
+
+
+# -- the choice -------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_a_function_of_the_job_alone():
+    A = cr.Network(20, [cr.Dense(64, "relu"), cr.Dense(2, "softmax")]).architecture
+    assert choose("fit", "auto", A, 100, 32) == "array"
+    assert choose("fit", "auto", A, 1_000_000, 32) == "compiled"
+    assert share(None, A, 32) == 1 and share(3, A, 32) == 3 and share(None, A, 1_000_000) == cores()
+
+
+def test_unknown_engine_and_threads():
+    X, y = data()
+    with pytest.raises(cr.ParameterError, match=r"fit, engine: unknown name 'fast'\. Known: auto, array, compiled"):
+        network().fit(X, y, engine="fast")
+    with pytest.raises(cr.ParameterError, match="expected threads to be a whole number of at least 1, got 0"):
+        network().fit(X, y, threads=0)
+
+
+def test_without_numba(monkeypatch):
+    X, y = data()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(cr.ParameterError, match="got 'compiled', but numba and scipy-openblas32 are not installed"):
+        network().fit(X, y, engine="compiled")
+    assert network().fit(X, y, epochs=1, engine="auto").engine == "array"
+
+
+def main() -> int:
+    """Every combination of the grid, by output and loss; 1 where a limit is passed."""
+    parser = argparse.ArgumentParser(description="Compare the compiled engine with the array engine.")
+    parser.add_argument("--full", action="store_true", help="every combination instead of the pairwise selection")
+    if parser.parse_args().full:
+        with multiprocessing.Pool() as pool:
+            parts = list(pool.imap_unordered(check_pair, sorted(grid.FITTING)))
+    else:
+        parts = [check(grid.all_pairs(grid.FACTORS, grid.allowed))]
+    beyond = 0
+    for name, limit in LIMITS.items():
+        cases = sum(part[name][0] for part in parts)
+        _, error, where = max((part[name] for part in parts), key=lambda found: found[1])
+        beyond += error > limit
+        print(f"{name}: {cases:,} cases, worst relative difference {error:.2e} (limit {limit:.0e}) at {where}")
+    return int(beyond > 0)
+
+
+def check_pair(pair: tuple[str, str]) -> dict[str, tuple[int, float, str]]:
+    """Every combination for an output and a loss."""
+    return check(grid.every_case(*pair))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from . import files
 from .arrays import Array, check_dtype, check_matrix, check_weights
-from .core.architecture import Architecture, chain, forward, predict
+from .core.architecture import Architecture, Values, chain, forward, predict
 from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
-from .engine.choice import choose, share
+from .engine.choice import choose, cores, missing, share
 from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation, sigmoid, softmax, step
 from .formulas.aggregators import Aggregator
@@ -46,6 +46,7 @@ from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
 if TYPE_CHECKING:
+    from .engine.compiled import Predictor
     from .inspection.verify import Report
 
 Pair = tuple[npt.ArrayLike, npt.ArrayLike]
@@ -221,6 +222,7 @@ class Network:
         self.seed = check_seed("Network", seed)
         self.architecture: Architecture = chain("Network", inputs, layers)
         self._theta: Array = self.architecture.start(self.seed, self.dtype)
+        self._predictor: Predictor | None = None
 
     # -- parameters ---------------------------------------------------------------------------------------------
 
@@ -289,9 +291,47 @@ class Network:
         Raises:
             ShapeError, DataError: another number of columns, or not finite numbers.
         """
-        X = check_matrix("predict", "X", X, self.architecture.inputs, self.dtype)
+        if self._predictor is not None and self._predictor.takes(X):
+            _, y_hat, finite = self._predictor(self._theta, X)
+            if finite:
+                return y_hat
+        return self._forward("predict", X).y_hat
+
+    def _forward(self, where: str, X: npt.ArrayLike) -> Values:
+        """The last z and ŷ of checked rows."""
+        X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
+        if self._predictor is not None:
+            from .engine.compiled import readable
+
+            logits, y_hat, _ = self._predictor(self._theta, readable(X), logits=True)
+            return Values([logits], [y_hat])
         with np.errstate(all="ignore"):
-            return predict(self.architecture, self._theta, X).y_hat
+            return predict(self.architecture, self._theta, X)
+
+    def compile(self, threads: int | None = None) -> Network:
+        """From now on, run `predict` and `decide` on the compiled engine, as after a `fit` on it; returns the network.
+
+        Args:
+            threads: how many share the rows of a large prediction; by default as many as there are cores.
+
+        Raises:
+            ParameterError: the compiled engine cannot be had here, or the network cannot be compiled.
+        """
+        if lacking := missing():
+            raise ParameterError(f"compile: expected the compiled engine, but {lacking}. Install it.")
+        from .engine.compiled import Predictor, Unsupported, announced
+
+        with announced():
+            try:
+                self._predictor = Predictor(self.architecture, self.dtype, threads or cores())
+            except Unsupported as reason:
+                raise ParameterError(f"compile: expected a network of loops over numbers, but {reason}.") from None
+            self.predict(np.zeros((1, self.architecture.inputs), self.dtype))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but compiled code, which belongs to one process."""
+        return self.__dict__ | {"_predictor": None}
 
     def decide(self, X: npt.ArrayLike) -> Array:
         """Hard decisions from a classifying output (003 (4), (6)): labels (N,) of a softmax, else 0 or 1 (N, n_L).
@@ -302,9 +342,7 @@ class Network:
         g = self.architecture.output_activation
         if not any(g.same(known) for known in (softmax, sigmoid, step)):
             raise ParameterError(f"decide: expected a softmax, sigmoid or step output, got {g}. Use predict.")
-        X = check_matrix("decide", "X", X, self.architecture.inputs, self.dtype)
-        with np.errstate(all="ignore"):
-            z = predict(self.architecture, self._theta, X).logits
+        z = self._forward("decide", X).logits
         return z.argmax(axis=1) if g.same(softmax) else (z >= 0).astype(np.int64)
 
     def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
@@ -674,6 +712,8 @@ class Network:
         kept = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
         assert kept is not None
         self._theta = kept.copy()
+        if engine == "compiled":
+            self.compile(plan.threads)
         if best.reason == "diverged" and diverged is not None:
             diverged.run = best
             raise diverged
@@ -758,6 +798,7 @@ class Network:
         network.architecture = files.build_architecture(document["network"], activations)
         if theta.shape != (network.P,):
             raise ShapeError(f"expected {network.P} parameters, got {theta.shape}.")
+        network._predictor = None
         network._theta = check_matrix("model file", "theta", theta, 1, network.dtype).reshape(-1)
         return network
 

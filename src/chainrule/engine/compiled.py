@@ -5,10 +5,11 @@ Everything that decides the numbers is the same as on the array engine: the reco
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,31 +99,48 @@ def describe(
 
 
 class Predictor:
-    """A compiled forward pass of one network; its buffers are its own."""
+    """A compiled forward pass of one network, for one caller at a time: its buffers are its own.
+
+    Raises:
+        Unsupported: something in the network is no loop over numbers.
+    """
 
     def __init__(self, architecture: Architecture, dtype: np.dtype[Any], threads: int) -> None:
         layout = Layout(dtype.itemsize)
-        self.threads, self.dtype, self.outputs = threads, dtype, architecture.outputs
-        self.inputs = architecture.inputs
-        self.layers, self.factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
-        self.run = np.zeros(kernel.SETTINGS, np.int64)
-        self.run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
-        self.run[kernel.AT_SCRATCH] = layout.take(scratch)
-        self.zeros = np.zeros(max(architecture.sizes), dtype)
+        self.threads, self.dtype = threads, dtype
+        self.inputs, self.outputs = architecture.inputs, architecture.outputs
+        layers, factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
+        run = np.zeros(kernel.SETTINGS, np.int64)
+        run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
+        run[kernel.AT_SCRATCH] = layout.take(scratch)
+        self.tables = (layers, factors, run, np.zeros(max(architecture.sizes), dtype))
         self.work = np.empty((threads, max(layout.size, 1)), dtype)
+        self.nothing = np.empty((0, self.outputs), dtype)
+        self.free = threading.Lock()
 
-    def __call__(self, theta: Array, X: Array) -> tuple[Array, Array]:
-        """The last z and ŷ (N, n_L) of X (N, n_0)."""
-        logits = np.empty((len(X), self.outputs), self.dtype)
-        y_hat = np.empty((len(X), self.outputs), self.dtype)
-        threads = self.threads if len(X) > PREDICT_BLOCK else 1
-        table = (self.layers, self.factors, self.run, self.zeros, flat(theta), self.work)
-        given = flat(X)
-        together(
-            threads,
-            lambda me: kernel.predict(me, threads, PREDICT_BLOCK, given, *table, logits.reshape(-1), y_hat.reshape(-1)),
+    def takes(self, X: Any) -> bool:
+        """Whether X is an array that the kernel can read as it is."""
+        return (
+            type(X) is np.ndarray
+            and X.dtype == self.dtype
+            and X.ndim == 2
+            and X.shape[1] == self.inputs
+            and X.flags.carray
         )
-        return logits, y_hat
+
+    def __call__(self, theta: Array, X: Array, logits: bool = False, y_hat: bool = True) -> tuple[Array, Array, bool]:
+        """The last z and ŷ (N, n_L) of X (N, n_0), each if wanted; and whether X is finite."""
+        shape = (len(X), self.outputs)
+        z = np.empty(shape, self.dtype) if logits else self.nothing
+        a = np.empty(shape, self.dtype) if y_hat else self.nothing
+        with self.free:
+            if self.threads == 1 or len(X) <= PREDICT_BLOCK:
+                return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a)
+            found = together(
+                self.threads,
+                lambda me: kernel.predict(me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a),
+            )
+        return z, a, all(found)
 
 
 @dataclass(frozen=True)
@@ -146,24 +164,29 @@ class Settings:
 def prepare(architecture: Architecture, cost: Cost, optimizer: Optimizer, dtype: np.dtype[Any]) -> str | None:
     """Compile what a training needs, or load it; None, or why it cannot be compiled. A long wait is announced."""
     rows = (np.zeros((1, architecture.inputs), dtype), np.zeros((1, architecture.outputs), dtype), np.ones(1))
-    announcement = threading.Timer(1.0, _announce)
-    announcement.start()
-    try:
-        trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None, 1.0)
-        slots = np.zeros((len(optimizer.slots), architecture.P), dtype)
-        trainer.steps(np.zeros(architecture.P, dtype), slots, 0, 0, np.zeros(1, np.int64), np.ones(1))
-        Predictor(architecture, dtype, 1)(np.zeros(architecture.P, dtype), rows[0])
-    except Unsupported as reason:
-        return str(reason)
-    finally:
-        announcement.cancel()
+    with announced():
+        try:
+            trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None, 1.0)
+        except Unsupported as reason:
+            return str(reason)
+        theta, slots = np.zeros(architecture.P, dtype), np.zeros((len(optimizer.slots), architecture.P), dtype)
+        trainer.steps(theta, slots, 0, 0, np.zeros(1, np.int64), np.ones(1))
+        Predictor(architecture, dtype, 1)(theta, rows[0])
     return None
 
 
-def _announce() -> None:
-    logging.getLogger("chainrule").warning(
-        "Compiling the training loop, once for this kind of network; the result is kept in %s.", passes.directory()
-    )
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Say so where a compilation takes more than a second."""
+    log = logging.getLogger("chainrule")
+    text = "Compiling for this kind of network, once; the result is kept in %s."
+    timer = threading.Timer(1.0, lambda: log.warning(text, passes.directory()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Trainer:
@@ -226,7 +249,7 @@ class Trainer:
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
-        self.data = tuple(flat(part) for part in data)
+        self.data = tuple(readable(part).reshape(-1) for part in data)
         self.kept = data  # whose memory the flat vectors are
         self.optimizer, self.threads = optimizer, threads
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
@@ -250,13 +273,15 @@ class Trainer:
         counter = np.zeros(1, np.int64)
         tables = (order, self.layers, self.factors, self.run, self.settings, self.zeros)
         state = (theta, self.gradient, slots.reshape(-1), self.work, self.samples, self.parts, self.part_factors)
-        return together(
+        results = together(
             self.threads,
             lambda me: kernel.train(
                 me, self.threads, counter, self.sums, step, place, len(rates), *self.data, *tables, *state,
                 rates, coefficients.reshape(-1),
             ),
         )  # fmt: skip
+        done, cost_sum = results[0]
+        return done, cost_sum
 
 
 def aggregate_address(phi: Aggregator) -> int:
@@ -293,23 +318,21 @@ def shares(architecture: Architecture, threads: int, plain: bool) -> tuple[Array
     return np.array(parts), np.array(factors, dtype=np.float64)
 
 
-def flat(array: Array) -> Array:
-    """The numbers of a C-ordered array as a vector that Numba takes as writable, whatever its flags; none is written."""
+def readable(array: Array) -> Array:
+    """A C-ordered array as one that Numba takes as writable, whatever its flags; nothing is written.
+
+    Otherwise the kernel would be compiled a second time, for arrays that are read-only.
+    """
     if array.flags.writeable:
-        return array.reshape(-1)
-    buffer = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    return np.frombuffer(buffer, array.dtype)
+        return array
+    buffer: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return np.frombuffer(buffer, array.dtype).reshape(array.shape)
 
 
-def together(threads: int, work: Callable[[int], Any]) -> Any:
-    """Call `work(0)` here and `work(1)` … on other threads at the same time; the result is that of the first."""
-    if threads == 1:
-        return work(0)
-    others = [pool(threads).submit(work, me) for me in range(1, threads)]
-    result = work(0)
-    for other in others:
-        other.result()
-    return result
+def together(threads: int, work: Callable[[int], Any]) -> list[Any]:
+    """The results of `work(0)` here and `work(1)` … on other threads at the same time."""
+    others = [pool(threads).submit(work, me) for me in range(1, threads)] if threads > 1 else []
+    return [work(0), *(other.result() for other in others)]
 
 
 @lru_cache(maxsize=4)

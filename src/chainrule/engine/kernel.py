@@ -368,16 +368,24 @@ def train(
 
 
 @compiled
-def predict(me, threads, block, X, layers, factors, run, zeros, theta, work, logits, y_hat):  # type: ignore[no-untyped-def]
-    """The last z and a of the rows of X, in blocks of rows that go to the threads in turn."""
-    n, K = layers[0, INPUTS], layers[-1, UNITS]
-    N = len(X) // n
+def predict(me, threads, block, X, layers, factors, run, zeros, theta, work, logits, y_hat):
+    """The last z and a of the rows of X (N, n_0), in blocks of rows that go to the threads in turn.
+
+    Either result may have no rows, and is left out then. Returns whether this thread's rows of X are finite.
+    """
+    (N, n), K = X.shape, layers[-1, UNITS]
+    numbers, z, a = X.reshape(-1), logits.reshape(-1), y_hat.reshape(-1)
     own = work[me]
     scratch = address(own, run[AT_SCRATCH])
     at_z, at_a = layers[-1, AT_Z], layers[-1, AT_A]
+    total = theta.dtype.type(0)
     for begin in range(me * block, N, threads * block):
         rows = min(block, N - begin)
-        forward(layers, factors, run, theta, zeros, own, scratch, X, begin * n, 0, rows, False, 0)
-        for j in range(rows * K):
-            logits[begin * K + j] = own[at_z + j]
-            y_hat[begin * K + j] = own[at_a + j]
+        for j in range(begin * n, (begin + rows) * n):
+            total += numbers[j] * 0
+        forward(layers, factors, run, theta, zeros, own, scratch, numbers, begin * n, 0, rows, False, 0)
+        if len(z):
+            z[begin * K : (begin + rows) * K] = own[at_z : at_z + rows * K]
+        if len(a):
+            a[begin * K : (begin + rows) * K] = own[at_a : at_a + rows * K]
+    return total == 0

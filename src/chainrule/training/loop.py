@@ -391,7 +391,9 @@ class CompiledSteps:
     """
 
     def __init__(self, training: Training) -> None:
-        from ..engine.compiled import Predictor, Settings, Trainer
+        from ..engine.compiled import Predictor, Settings, Trainer, readable
+
+        self.readable = readable
 
         plan, N = training.plan, training.N
         gathered = plan.sampling != "sequential"
@@ -443,7 +445,7 @@ class CompiledSteps:
 
     def predict(self, architecture: Architecture, theta: Array, X: Array) -> Values:
         """The last z and ŷ of X."""
-        logits, y_hat = self.predictor(theta, X)
+        logits, y_hat, _ = self.predictor(theta, self.readable(X), logits=True)
         return Values([logits], [y_hat])
 
 

@@ -9,10 +9,7 @@ import sys
 
 from chainrule.bench import SECTIONS, run, write
 
-quick = "--quick" in sys.argv
 places = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-if quick:
-    results = run(threads=(1,), repetitions=3)
-else:
-    results = run(list(SECTIONS), threads=(1, 2), repetitions=15)
+full = {"sections": list(SECTIONS), "threads": (1, 2), "repetitions": 15}
+results = run(**({"repetitions": 3} if "--quick" in sys.argv else full))
 write(results, places[0] if places else "docs/benchmarks.md")

@@ -11,6 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.bench import SECTIONS, floor, measure, peers, run, write
+from chainrule.bench.page import busy
 from chainrule.bench.problems import JACOBIANS, PER_SAMPLE, Problem, work
 
 SMALL = Problem((5, 16, 12, 3), 16, batches=6)
@@ -126,6 +127,13 @@ def test_the_page_is_written(tmp_path, monkeypatch):
     write(results, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## Training, 1 thread" in text and "| 5-8-2, batch 4 |" in text and "× fastest peer" in text
+
+
+def test_a_busy_machine_is_seen():
+    times = measure.Times("training", TWO, cores={"chainrule": 0.99, "torch": 0.51, peers.BEST_SKLEARN: 0.0})
+    assert busy({"sections": {"Training": [times]}}) == 0.51
+    times.cores["torch"] = 1.9
+    assert busy({"sections": {"Training": [times]}}) is None
 
 
 def test_unknown_sections_and_threads_are_refused():

@@ -23,8 +23,11 @@ AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 def blas(part: str) -> dict[str, Any]:
-    """What threadpoolctl knows of the loaded OpenBLAS whose path contains `part`; empty if there is none."""
-    from threadpoolctl import threadpool_info
+    """What threadpoolctl knows of the loaded OpenBLAS whose path contains `part`; empty if there is none, or no threadpoolctl."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return {}
 
     return next((i for i in threadpool_info() if i["internal_api"] == "openblas" and part in i["filepath"]), {})
 
@@ -39,14 +42,13 @@ def guessed_low() -> bool:
 @contextlib.contextmanager
 def best_kernels() -> Iterator[None]:
     """Load libraries in this block with OpenBLAS's best kernels."""
-    before = dict(os.environ)
-    if guessed_low():
-        os.environ.update(BEST)
+    chosen = BEST if guessed_low() else {}
+    os.environ.update(chosen)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name in chosen:
+            del os.environ[name]
 
 
 def products(problem: Problem) -> tuple[Array, list[Array]]:

@@ -93,7 +93,7 @@ def interleaved(contenders: Mapping[str, Contender], repetitions: int) -> dict[s
 def times(table: str, problem: Problem, repetitions: int = 7, only: Iterable[str] | None = None) -> Times:
     """Measure one problem in this process, whose environment must already limit the threads (see `apart`)."""
     chosen = dict(TABLES[table])
-    if table == "training" and floor.guessed_low():
+    if table == "training" and floor.blas("numpy") and floor.guessed_low():
         chosen[BEST_SKLEARN] = lambda problem, given: elsewhere("scikit-learn", problem, floor.BEST)
     chosen = {name: make for name, make in chosen.items() if only is None or name in only}
     given = work(problem)
@@ -154,7 +154,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "blas": {

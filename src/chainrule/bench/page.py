@@ -57,6 +57,19 @@ def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
     return markdown(head, rows)
 
 
+def busy(results: dict[str, Any]) -> float | None:
+    """The smallest share of a core that a contender got, where it is less than it should be; a child's is not known."""
+    shares = [
+        share
+        for rows in results["sections"].values()
+        for found in rows
+        for name, share in found.cores.items()
+        if name != BEST_SKLEARN
+    ]
+    least = min(shares, default=1.0)
+    return least if least < 0.9 else None
+
+
 def page(results: dict[str, Any]) -> str:
     """The whole page from what `run` returned."""
     about = results["machine"]
@@ -69,8 +82,13 @@ def page(results: dict[str, Any]) -> str:
         "the same parameters with a new optimizer in every turn; compiling is not counted. “× peer” says how many times as fast "
         "chainrule is (its fastest form); the share of the floor is the time of the matrix products alone over chainrule's time.",
         f"{about['processor']}, {about['cores']} cores; {about['system']}; Python {about['python']}; {versions}. "
-        f"BLAS: {blas}. Load when it began: {about['load']}.",
+        f"BLAS: {blas}. Load average when it began: {about['load']}.",
     ]
+    if share := busy(results):
+        parts.append(
+            f"**The machine was busy: contenders got down to {share:.0%} of one core. These numbers are no good.** "
+            "Waiting threads make it worst for those who use several."
+        )
     for title, rows in results["sections"].items():
         for threads in sorted({found.problem.threads for found in rows}):
             these = [found for found in rows if found.problem.threads == threads]

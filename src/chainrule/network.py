@@ -19,7 +19,7 @@ from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
 from .counter import check_seed
-from .engine.choice import choose, cores, missing, share
+from .engine.choice import EngineName, NotCompiledError, announced, choose, cores, missing, share
 from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation, sigmoid, softmax, step
 from .formulas.aggregators import Aggregator
@@ -319,14 +319,13 @@ class Network:
         """
         if lacking := missing():
             raise ParameterError(f"compile: expected the compiled engine, but {lacking}. Install it.")
-        from .engine.compiled import Predictor, Unsupported, announced
+        from .engine.compiled import Predictor, announced
 
-        with announced():
-            try:
+        try:
+            with announced("compiled"):
                 self._predictor = Predictor(self.architecture, self.dtype, threads or cores())
-            except Unsupported as reason:
-                raise ParameterError(f"compile: expected a network of loops over numbers, but {reason}.") from None
-            self.predict(np.zeros((1, self.architecture.inputs), self.dtype))
+        except NotCompiledError as reason:
+            raise ParameterError(f"compile: expected a network of loops over numbers, but {reason}.") from None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -679,19 +678,16 @@ class Network:
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
-        engine, threads = self._engine(plan, len(data.X))
-        trainings = []
-        for k in range(starts):
-            own_plan = replace(plan, start=k if resume is None else resume.start)
-            identity = self._identity(own_plan, data, engine, threads)
-            theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
-            if resume is None:
-                self._check_start(theta)
-                snapshot = first_snapshot(identity, k, theta, own_plan.optimizer)
-            else:
-                snapshot = self._checked(resume, identity)
-            parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
-            trainings.append(Training(*parts, keep_every=keep_every))
+        B, steps = plan.rows_per_step(len(data.X)), plan.epochs * plan.steps_per_epoch(len(data.X))
+        engine = choose("fit", plan.engine, self.architecture, steps, B)
+        threads = share(plan.threads, self.architecture, B)
+        given = (plan, data, held_out, starts, resume, keep_every)
+        try:
+            trainings = self._trainings(*given, engine, threads)
+        except NotCompiledError as reason:
+            if plan.engine == "compiled":
+                logging.getLogger("chainrule").warning("fit: training on the array engine, as %s.", reason)
+            trainings = self._trainings(*given, "array", threads)
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
@@ -712,8 +708,8 @@ class Network:
         kept = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
         assert kept is not None
         self._theta = kept.copy()
-        if engine == "compiled":
-            self.compile(plan.threads)
+        if (compiled := trainings[0].compiled) is not None:
+            self._predictor = compiled.predictor
         if best.reason == "diverged" and diverged is not None:
             diverged.run = best
             raise diverged
@@ -731,20 +727,36 @@ class Network:
                 "a layer would get the same gradient and stay equal (symmetry). Start from random weights."
             )
 
-    def _engine(self, plan: Plan, rows: int) -> tuple[Literal["array", "compiled"], int]:
-        """The engine of a training, and how many threads share a step of it."""
-        B = plan.rows_per_step(rows)
-        chosen = choose("fit", plan.engine, self.architecture, plan.epochs * plan.steps_per_epoch(rows), B)
-        if chosen == "array":
-            return "array", 1
-        from .engine.compiled import prepare
+    def _trainings(
+        self,
+        plan: Plan,
+        data: Data,
+        held_out: Data | None,
+        starts: int,
+        resume: Snapshot | None,
+        keep_every: int | None,
+        engine: EngineName,
+        threads: int,
+    ) -> list[Training]:
+        """The trainings of all starts, ready to run.
 
-        refused = prepare(self.architecture, plan.cost, plan.optimizer, self.dtype)
-        if refused is None:
-            return "compiled", share(plan.threads, self.architecture, B)
-        if plan.engine == "compiled":
-            logging.getLogger("chainrule").warning("fit: training on the array engine, as %s", refused)
-        return "array", 1
+        Raises:
+            NotCompiledError: the compiled engine cannot run them.
+        """
+        trainings = []
+        with announced(engine):
+            for k in range(starts):
+                own_plan = replace(plan, start=k if resume is None else resume.start)
+                identity = self._identity(own_plan, data, engine, threads)
+                theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
+                if resume is None:
+                    self._check_start(theta)
+                    snapshot = first_snapshot(identity, k, theta, own_plan.optimizer)
+                else:
+                    snapshot = self._checked(resume, identity)
+                parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
+                trainings.append(Training(*parts, keep_every=keep_every))
+        return trainings
 
     def _identity(self, plan: Plan, data: Data, engine: str, threads: int) -> str:
         """Whatever decides the bits of a run, as text: plan, network, data and engine."""

@@ -5,16 +5,26 @@ Neither timing nor what happens to lie in a cache decides, so the same call give
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import os
+import threading
+from collections.abc import Iterator
+from typing import Literal, cast
 
 from ..core.architecture import Architecture
 from ..errors import ParameterError, unknown_name
 
+EngineName = Literal["array", "compiled"]
 ENGINES = ("auto", "array", "compiled")
 LONG = 3.0  # seconds on the array engine, as estimated here, from which `auto` compiles
 STEP, LAYER, RATE = 1e-4, 5e-5, 2e10  # its costs: seconds for a step and for a layer of a step, operations in a second
 SHARED = 6e6  # operations in a step from which threads share it
+
+
+class NotCompiledError(Exception):
+    """The compiled engine cannot run something; its text says why, for a message that goes on with the array engine."""
 
 
 def missing() -> str | None:
@@ -45,7 +55,7 @@ def choose(where: str, engine: str, architecture: Architecture, steps: int, rows
             f"{where}: expected engine 'array', got 'compiled', but {lacking}. Install it, or use 'auto'."
         )
     if engine != "auto":
-        return engine
+        return cast(EngineName, engine)
     step = STEP + LAYER * len(architecture.layers) + operations(architecture, rows_per_step) / RATE
     return "compiled" if steps * step > LONG and missing() is None else "array"
 
@@ -55,6 +65,26 @@ def share(threads: int | None, architecture: Architecture, rows_per_step: int) -
     if threads is not None:
         return threads
     return cores() if operations(architecture, rows_per_step) >= SHARED else 1
+
+
+@contextlib.contextmanager
+def announced(engine: str) -> Iterator[None]:
+    """Say so where a compilation takes more than a second."""
+    if engine == "array":
+        yield
+        return
+    from .passes import directory
+
+    log = logging.getLogger("chainrule")
+    timer = threading.Timer(
+        1.0, log.warning, ("Compiling for this kind of network, once; the result is kept in %s.", directory())
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def cores() -> int:

@@ -5,11 +5,9 @@ Everything that decides the numbers is the same as on the array engine: the reco
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,16 +24,13 @@ from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
 from ..training.optimizers import Optimizer
 from . import blas, kernel, passes
+from .choice import NotCompiledError
 from .lowering import Untraceable
 
 ALIGNED = 64  # bytes from which vector loads are whole
 PREDICT_BLOCK = 256  # rows that one thread predicts at a time
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
 SLOTS = 8  # coefficients that an update rule may have
-
-
-class Unsupported(Exception):
-    """What the compiled engine cannot do, in words that a message can end with."""
 
 
 class Tables(NamedTuple):
@@ -66,7 +61,7 @@ def describe(
     """The tables of layers and factors, with buffers for `rows` rows, and how much scratch a pass needs.
 
     Raises:
-        Unsupported: a layer of one's own, or an activation that is no loop over numbers.
+        NotCompiledError: a layer of one's own, or an activation that is no loop over numbers.
     """
     layers = np.zeros((len(architecture.layers), 10), np.int64)
     factors = np.zeros((len(architecture.layers), 2))
@@ -74,7 +69,7 @@ def describe(
     for number, (layer, (at_W, at_b)) in enumerate(zip(architecture.layers, architecture.places, strict=True)):
         kinds: dict[type, int] = {Dense: kernel.DENSE, Scale: kernel.SCALE, Dropout: kernel.DROPOUT}
         if type(layer) not in kinds:
-            raise Unsupported(f"{architecture.describe(number + 1)} is a layer of your own")
+            raise NotCompiledError(f"{architecture.describe(number + 1)} is a layer of your own")
         n, m = architecture.sizes[number : number + 2]
         row = layers[number]
         row[[kernel.KIND, kernel.INPUTS, kernel.UNITS]] = kinds[type(layer)], n, m
@@ -83,17 +78,17 @@ def describe(
         row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
-            forward, backward = passes.forward(layer.g), passes.backward(layer.g)
+            forward, backward = (passes.ready(kind, layer.g, dtype) for kind in (passes.forward, passes.backward))
         except Untraceable as error:
-            raise Unsupported(f"the activation {layer.g} is no loop over numbers ({error})") from None
+            raise NotCompiledError(f"the activation {layer.g} is no loop over numbers ({error})") from None
         moved = not passes.keeps(layer.g)
         if moved or row[kernel.KIND] == kernel.DROPOUT:
             row[kernel.AT_A] = layout.take(rows * m)
         if moved or at_b is not None:
-            row[kernel.FORWARD] = passes.address(forward, dtype)
+            row[kernel.FORWARD] = forward.address
         if training:
             row[kernel.AT_DELTA] = layout.take(rows * m)
-            row[kernel.BACKWARD] = passes.address(backward, dtype) if moved else 0
+            row[kernel.BACKWARD] = backward.address if moved else 0
         scratch = max(scratch, forward.scratch(m), backward.scratch(m))
     return layers, factors, scratch
 
@@ -102,7 +97,7 @@ class Predictor:
     """A compiled forward pass of one network, for one caller at a time: its buffers are its own.
 
     Raises:
-        Unsupported: something in the network is no loop over numbers.
+        NotCompiledError: something in the network is no loop over numbers.
     """
 
     def __init__(self, architecture: Architecture, dtype: np.dtype[Any], threads: int) -> None:
@@ -117,6 +112,8 @@ class Predictor:
         self.work = np.empty((threads, max(layout.size, 1)), dtype)
         self.nothing = np.empty((0, self.outputs), dtype)
         self.free = threading.Lock()
+        rows = np.zeros((1, self.inputs), dtype)
+        kernel.predict(0, 1, 1, rows, *self.tables, np.zeros(architecture.P, dtype), self.work, *[self.nothing] * 2)
 
     def takes(self, X: Any) -> bool:
         """Whether X is an array that the kernel can read as it is."""
@@ -161,39 +158,11 @@ class Settings:
     threads: int
 
 
-def prepare(architecture: Architecture, cost: Cost, optimizer: Optimizer, dtype: np.dtype[Any]) -> str | None:
-    """Compile what a training needs, or load it; None, or why it cannot be compiled. A long wait is announced."""
-    rows = (np.zeros((1, architecture.inputs), dtype), np.zeros((1, architecture.outputs), dtype), np.ones(1))
-    with announced():
-        try:
-            trainer = Trainer(architecture, cost, optimizer, rows, Settings(1, 1, True, None, 0, 0, 1), None, 1.0)
-        except Unsupported as reason:
-            return str(reason)
-        theta, slots = np.zeros(architecture.P, dtype), np.zeros((len(optimizer.slots), architecture.P), dtype)
-        trainer.steps(theta, slots, 0, 0, np.zeros(1, np.int64), np.ones(1))
-        Predictor(architecture, dtype, 1)(theta, rows[0])
-    return None
-
-
-@contextlib.contextmanager
-def announced() -> Iterator[None]:
-    """Say so where a compilation takes more than a second."""
-    log = logging.getLogger("chainrule")
-    text = "Compiling for this kind of network, once; the result is kept in %s."
-    timer = threading.Timer(1.0, lambda: log.warning(text, passes.directory()))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 class Trainer:
     """Compiled steps of one training; θ and the slots are the caller's and change in place.
 
     Raises:
-        Unsupported: something is no loop over numbers.
+        NotCompiledError: something is no loop over numbers.
     """
 
     def __init__(
@@ -211,14 +180,14 @@ class Trainer:
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
         if len(optimizer.coefficients(1)) > SLOTS or len(optimizer.slots) > SLOTS:
-            raise Unsupported(f"the optimizer {optimizer} has more than {SLOTS} slots or coefficients")
+            raise NotCompiledError(f"the optimizer {optimizer} has more than {SLOTS} slots or coefficients")
         layout = Layout(dtype.itemsize)
         self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
         try:
-            value, slope = passes.value(pair or loss), passes.slope(pair or loss)
-            update = passes.update(optimizer)
+            value, slope = (passes.ready(kind, pair or loss, dtype.name) for kind in (passes.value, passes.slope))
+            update = passes.compile(passes.update(optimizer), dtype.name)
         except Untraceable as error:
-            raise Unsupported(
+            raise NotCompiledError(
                 f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})"
             ) from None
         scratch = max(scratch, value.scratch(architecture.outputs), slope.scratch(architecture.outputs))
@@ -227,7 +196,7 @@ class Trainer:
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.GIVE_WAY] = blas.yield_address()
         for at, part in ((kernel.VALUE, value), (kernel.SLOPE, slope), (kernel.UPDATE, update)):
-            run[at] = passes.address(part, dtype.name)
+            run[at] = part.address
         if not any(cost.aggregate.same(known) for known in (mean, sum_)):
             run[kernel.AGGREGATE] = aggregate_address(cost.aggregate)
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
@@ -258,6 +227,8 @@ class Trainer:
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         self.samples = np.zeros((3, B))
         self.sums = np.zeros((threads, 8))
+        slots = np.zeros((len(optimizer.slots), 0), dtype)
+        self.steps(np.zeros(0, dtype), slots, 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
 
     def steps(self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array) -> tuple[int, float]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
@@ -288,12 +259,12 @@ def aggregate_address(phi: Aggregator) -> int:
     """The address of φ's own function, compiled as it is.
 
     Raises:
-        Unsupported: it cannot be imported by its name, or does what Numba does not know.
+        NotCompiledError: it cannot be imported by its name, or does what Numba does not know.
     """
     try:
         return passes.aggregate(phi)
     except (ImportError, AttributeError, NumbaError) as error:
-        raise Unsupported(f"the aggregate {phi} cannot be compiled ({str(error).splitlines()[0]})") from None
+        raise NotCompiledError(f"the aggregate {phi} cannot be compiled ({str(error).splitlines()[0]})") from None
 
 
 def shares(architecture: Architecture, threads: int, plain: bool) -> tuple[Array, Array]:

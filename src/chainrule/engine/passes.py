@@ -76,6 +76,7 @@ def forward(g: Activation) -> Pass:
     return Pass("forward", arguments, elementwise(body))
 
 
+@lru_cache(maxsize=256)
 def keeps(g: Activation) -> bool:
     """Whether a = z, so that no pass is needed."""
     return trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"].operation == "input"
@@ -201,13 +202,30 @@ def text(given: Pass, dtype: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def address(given: Pass, dtype: str) -> int:
-    """The address of a pass's machine code, compiled now or loaded from the disk.
+class Compiled(NamedTuple):
+    """A compiled pass: where its code is, and how much scratch it needs for rows of n."""
+
+    address: int
+    scratch: Callable[[int], int]
+
+
+def compile(given: Pass, dtype: str) -> Compiled:
+    """The machine code of a pass, compiled now or loaded from the disk.
 
     Raises:
         numba.core.errors.NumbaError: the compiler refuses it.
     """
-    return int(compiled(text(given, dtype), given.name).address)
+    return Compiled(int(loaded(text(given, dtype), given.name).address), given.scratch)
+
+
+@lru_cache(maxsize=1024)
+def ready(kind: Callable[[Any], Pass], record: Activation | Loss, dtype: str) -> Compiled:
+    """`compile(kind(record), dtype)`, once for each record.
+
+    Raises:
+        Untraceable, numba.core.errors.NumbaError: the record is no loop over numbers.
+    """
+    return compile(kind(record), dtype)
 
 
 def aggregate(phi: Aggregator) -> int:
@@ -243,11 +261,11 @@ def aggregate(L_, s_, dC_dL_, value_, mean_weight, rows):
     carray(value_, (1,))[0] = value
     carray(dC_dL_, (rows,))[:] = gradient
 '''
-    return int(compiled(source, "aggregate").address)
+    return int(loaded(source, "aggregate").address)
 
 
 @lru_cache(maxsize=1024)
-def compiled(source: str, name: str) -> Any:
+def loaded(source: str, name: str) -> Any:
     """The function `name` of a module's text, which stays loaded."""
     path = directory() / f"{name}_{hashlib.sha256((source + surroundings()).encode()).hexdigest()[:24]}.py"
     if not path.exists():

@@ -196,7 +196,7 @@ class Training:
         self.factors = None if plain else self.architecture.spread(factors, self.snapshot.theta.dtype)
         self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
         self._order: tuple[int, Array] | None = None
-        self._compiled = CompiledSteps(self) if self.engine == "compiled" else None
+        self.compiled = CompiledSteps(self) if self.engine == "compiled" else None
 
     @property
     def unscored(self) -> bool:
@@ -267,8 +267,8 @@ class Training:
         """
         now = self.snapshot
         if self.keep_every and (not self.kept or now.step % self.keep_every == 0):
-            self.kept.append(own(now) if self._compiled else now)
-        if self._compiled is None or not self._compiled.advance(self._next_pause(stop)):
+            self.kept.append(own(now) if self.compiled else now)
+        if self.compiled is None or not self.compiled.advance(self._next_pause(stop)):
             self._update()
 
     def _next_pause(self, stop: int) -> int:
@@ -322,7 +322,7 @@ class Training:
             raise DivergenceError(self._where(now.step - 1, what))
         best = {}
         if self.validation is not None and score <= now.best_score:  # of equal epochs the last, as RealMLP does
-            kept = now.theta.copy() if self._compiled else now.theta  # which compiled steps change in place
+            kept = now.theta.copy() if self.compiled else now.theta  # which compiled steps change in place
             best = {"best_theta": kept, "best_epoch": epoch, "best_score": score}
         fell = score < now.reference - plan.tolerance
         self.snapshot = replace(
@@ -338,7 +338,7 @@ class Training:
     def evaluate(self, data: Data) -> tuple[Array, float]:
         """ŷ (N, n_L) and the cost of the present θ on a data set, without label smoothing and dropout."""
         cost = replace(self.plan.cost, label_smoothing=0.0)
-        forward = self._compiled.predict if self._compiled else predict
+        forward = self.compiled.predict if self.compiled else predict
         return evaluate(self.architecture, self.snapshot.theta, data, cost, forward)
 
     def _where(self, step: int, what: str) -> str:

@@ -30,7 +30,7 @@ from .lowering import Untraceable
 ALIGNED = 64  # bytes from which vector loads are whole
 PREDICT_BLOCK = 256  # rows that one thread predicts at a time
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
-SLOTS = 8  # coefficients that an update rule may have
+COEFFICIENTS = 8  # numbers that an update rule may have for each step
 
 
 class Tables(NamedTuple):
@@ -179,8 +179,8 @@ class Trainer:
         g, loss = architecture.output_activation, cost.loss
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
-        if len(optimizer.coefficients(1)) > SLOTS or len(optimizer.slots) > SLOTS:
-            raise NotCompiledError(f"the optimizer {optimizer} has more than {SLOTS} slots or coefficients")
+        if len(optimizer.coefficients(1)) > COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
+            raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
         self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
         try:
@@ -236,7 +236,7 @@ class Trainer:
         θ (P,) and slots (k, P) are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
         than asked if the next has a gradient that is not finite, or too large to be sure of.
         """
-        coefficients = np.zeros((len(rates), SLOTS))
+        coefficients = np.zeros((len(rates), COEFFICIENTS))
         first = self.optimizer.coefficients(step + 1)
         if first:
             counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)

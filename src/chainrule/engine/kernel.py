@@ -359,8 +359,10 @@ def train(
         for j in range(len(parts)):
             if parts[j, 0] == me:
                 eta = real(rates[t]) * real(part_factors[j])
-                arrays = (address(theta, 0), address(g, 0), address(slots, 0), address(coefficients, t * 8))
-                call(run[UPDATE], (*arrays, P, eta, scale, parts[j, 1], parts[j, 2]))
+                at, end = parts[j, 1], parts[j, 2]
+                state = (address(slots, at), address(slots, P + at), address(slots, 2 * P + at), address(slots, 3 * P + at))
+                arrays = (address(theta, at), address(g, at), *state, address(coefficients, t * 8))
+                call(run[UPDATE], (*arrays, eta, scale, end - at))
         if threads > 1:
             met += threads
             meet(meeting, met, run[GIVE_WAY])

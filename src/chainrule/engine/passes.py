@@ -9,7 +9,7 @@ The files may be read, and be deleted at any time.
     backward  δ ← δ ⊙ g′(z, a), or g's own contraction         (rows, n)
     value     L ← Σ_d ℒ                                        (rows,), float64
     slope     δ ← w ∂ℒ/∂ŷ, 0 where w is 0                      (rows, n), w (rows,)
-    update    θ, slots ← the optimizer's rule of θ, scale g    from `start` to `stop`
+    update    θ, slots ← the optimizer's rule of θ, scale g    (count,) each; counted up, so that no index may be negative
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from . import elementary
 from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace
 
 BLOCK = 128  # samples in one block of a rowwise pass
+SLOTS = 4  # vectors of state that an update rule may have; each is an argument, as LLVM must see that they are apart
 
 
 class Pass(NamedTuple):
@@ -123,8 +124,8 @@ def slope(loss: Loss) -> Pass:
 
 def update(optimizer: Optimizer) -> Pass:
     """θ, slots ← the rule."""
-    arguments = {"theta": "p", "g": "p", "slots": "p", "coefficients": "d", "P": "i"}
-    arguments |= {"eta": "r", "scale": "r", "start": "i", "stop": "i"}
+    arguments = {"theta": "p", "g": "p", **{f"slot_{k}": "p" for k in range(SLOTS)}, "coefficients": "d"}
+    arguments |= {"eta": "r", "scale": "r", "count": "i"}
     slots, constants = optimizer.slots, len(optimizer.coefficients(1))
 
     def write(graph: Any, xp: Any) -> dict[str, Any]:
@@ -135,12 +136,12 @@ def update(optimizer: Optimizer) -> Pass:
         return dict(zip(("theta", *slots), new, strict=True))
 
     new = trace(write)
-    places = {"theta": "theta[j]", "g": "scale * g[j]", "eta": "eta"}
-    places |= {name: f"slots[{k} * P + j]" for k, name in enumerate(slots)}
+    places = {"theta": "theta[j]", "g": "(scale * g[j])", "eta": "eta"}
+    places |= {name: f"slot_{k}[j]" for k, name in enumerate(slots)}
     places |= {f"coefficient {j}": f"coefficient_{j}" for j in range(constants)}
     lines = flat(places, {places[name]: symbol for name, symbol in new.items()})
     head = [f"coefficient_{j} = real(coefficients[{j}])" for j in range(constants)]
-    return Pass("update", arguments, [*head, *loop("for j in range(start, stop):", lines)])
+    return Pass("update", arguments, [*head, *loop("for j in range(count):", lines)])
 
 
 def functions(record: Activation | Loss, xp: Any) -> tuple[Callable[..., Any], ...]:
@@ -177,12 +178,14 @@ def in_blocks(
 
 # -- from passes to machine code --------------------------------------------------------------------------------------
 
-_SHAPES = {"b": "(n,)", "L": "(rows,)", "w": "(rows,)", "theta": "(P,)", "g": "(P,)", "coefficients": "(8,)"}
+_SHAPES = {"b": "(n,)", "L": "(rows,)", "w": "(rows,)", "theta": "(count,)", "g": "(count,)", "coefficients": "(8,)"} | {
+    f"slot_{k}": "(count,)" for k in range(SLOTS)
+}
 
 
 def text(given: Pass, dtype: str) -> str:
     """The Python module of a pass."""
-    shapes = _SHAPES | {"kept": f"({ROWS_KEPT} + {given.temporaries} * n, BLOCK)", "slots": "(8 * P,)"}
+    shapes = _SHAPES | {"kept": f"({ROWS_KEPT} + {given.temporaries} * n, BLOCK)"}
     types = {"p": "types.CPointer(number)", "d": "types.CPointer(types.float64)", "r": "number", "i": "types.int64"}
     pointers = [name for name, kind in given.arguments.items() if kind in "pd"]
     used = [name for name in pointers if name != "kept" or given.temporaries]

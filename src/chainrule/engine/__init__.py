@@ -1,0 +1,1 @@
+"""The compiled engine: formulas compiled by Numba into loops over numbers."""

@@ -1,0 +1,7 @@
+"""The functions that formulas call as `xp` in compiled loops over float32 numbers."""
+
+import numpy as np
+
+from .elementary import build
+
+globals().update(build(np.float32))

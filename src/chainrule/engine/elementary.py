@@ -201,7 +201,7 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
 
     @inlined
     def expm1(x):
-        # 2ⁿ (r + rest) + (2ⁿ - 1) by halves, as 2ⁿ may be infinite. The sum in brackets is nearly exact.
+        # 2ⁿ (r + rest) + (2ⁿ - 1) by halves, as 2ⁿ may be infinite; the inner sum rounds little.
         n, r, rest = reduced(between(expm1_low, x, exp_high))
         power = scaled(half, n)
         return where(absolute(x) < negligible, x, two * (power * rest + (power * r + (power - half))))
@@ -239,12 +239,14 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
 
     @inlined
     def tanh(x):
-        e = expm1(two * between(zero, absolute(x), tanh_end))
+        a = absolute(x)
+        e = expm1(two * where(a > tanh_end, tanh_end, a))
         return with_sign_of(e / (e + two), x)
 
     @inlined
     def erf(x):
-        a = between(zero, absolute(x), erf_end)
+        a = absolute(x)
+        a = where(a > erf_end, erf_end, a)
         w = a * a
         q = a * polynomial(w, erf_odd) + polynomial(w, erf_even)  # side by side: half the time to wait
         return with_sign_of(expm1(-(a * erf_slope + a * q)), x)

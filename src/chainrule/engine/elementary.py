@@ -207,6 +207,13 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         return where(absolute(x) < negligible, x, two * (power * rest + (power * r + (power - half))))
 
     @inlined
+    def expm1_inside(x):
+        """expm1 where 2ⁿ is a normal number."""
+        n, r, rest = reduced(x)
+        power = scaled(one, n)
+        return power * rest + (power * r + (power - one))
+
+    @inlined
     def exponent_and_mantissa(x):
         """For a normal x = 2ᵏ m with √½ ≤ m < √2: k and m."""
         b = bits(x) - root_half_bits
@@ -240,7 +247,7 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
     @inlined
     def tanh(x):
         a = absolute(x)
-        e = expm1(two * where(a > tanh_end, tanh_end, a))
+        e = expm1_inside(two * where(a > tanh_end, tanh_end, a))
         return with_sign_of(e / (e + two), x)
 
     @inlined
@@ -249,7 +256,7 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         a = where(a > erf_end, erf_end, a)
         w = a * a
         q = a * polynomial(w, erf_odd) + polynomial(w, erf_even)  # side by side: half the time to wait
-        return with_sign_of(expm1(-(a * erf_slope + a * q)), x)
+        return with_sign_of(expm1_inside(-(a * erf_slope + a * q)), x)
 
     @inlined
     def sqrt(x):

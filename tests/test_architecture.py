@@ -39,6 +39,7 @@ ORDER = [  # a module may import from the groups before its own
     ["inspection.derivation"],
     ["training.optimizers", "training.schedules", "training.metrics"],
     ["training.loop"],
+    ["engine.*"],
     ["files"],
     ["tables.*"],
     ["network"],
@@ -50,7 +51,7 @@ ORDER = [  # a module may import from the groups before its own
     ["cli.*"],
 ]
 TABLES_MAY_USE = {"errors", "arrays", "counter", "disk", "plain"}
-EMPTY = {"formulas", "core", "inspection", "training", "tables"}  # packages that only say what they hold
+EMPTY = {"formulas", "core", "inspection", "training", "tables", "engine"}  # packages that only say what they hold
 
 HEAVY = ["scipy", "sklearn", "matplotlib", "torch", "pyarrow", "numba", "pandas", "typer", "rich", "safetensors"]
 

@@ -12,7 +12,7 @@ Every function reduces its argument to a short interval, on which one polynomial
     erf          erf |x| = -expm1(-|x| (2/√π + q(|x|))), as -ln(erfc |x|) is a smooth function of |x|
 
 The coefficients of q are those of least greatest error (`benchmarks/elementary_coefficients.py` finds them). Errors
-stay below 2 units in the last place everywhere, subnormal numbers included (`tests/test_elementary.py --full`).
+stay below 3 units in the last place everywhere, subnormal numbers included (`tests/test_elementary.py --full`).
 
 The order of operations matters: x - n ln 2 is taken in two parts, and numbers are rounded to integers by adding and
 taking away a large number. So these functions carry their own fast-math flag `contract` (a product and a sum may
@@ -24,8 +24,9 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numba.core.cgutils import unpack_tuple
@@ -79,7 +80,7 @@ LOG_2, LOG_2_REST = 0.6931471805599453, 2.3190468138462996e-17  # ln 2 is their 
 LOG_2_BITS = {np.float32: 16, np.float64: 42}  # n times so many bits of ln 2 is exact
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def polynomial(context: Any, x: Any, coefficients: Any) -> Any:
     """Horner's scheme, written out: LLVM does not unroll a loop over the longest tables."""
 
@@ -91,6 +92,24 @@ def polynomial(context: Any, x: Any, coefficients: Any) -> Any:
         return result
 
     return x(x, coefficients), generate
+
+
+_known: WeakSet[Any] = WeakSet()
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let compiled loops call a function and, with it, the functions in its closure; returns it as it is.
+
+    It is compiled where it is called, inside the loop, so that LLVM sees through it, and with its own flags. Unlike
+    what `numba.njit` makes, it can stand in the closure of a loop that Numba caches on disk.
+    """
+    if function not in _known:
+        _known.add(function)
+        for cell in function.__closure__ or ():
+            if isinstance(cell.cell_contents, FunctionType):
+                inlined(cell.cell_contents)
+        register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)(function)
+    return function
 
 
 def functions(real: type) -> ModuleType:
@@ -105,7 +124,6 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
     """The functions over one type of number, by name."""
     info = np.finfo(real)
     integer: Any = {np.float32: np.int32, np.float64: np.int64}[real]
-    inlined = register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)
 
     zero, half, one, two = real(0), real(0.5), real(1), real(2)
     infinity, nan = real(np.inf), real(np.nan)
@@ -183,10 +201,17 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
 
     @inlined
     def expm1(x):
-        # 2ⁿ (r + rest) + (2ⁿ - 1) by halves, as 2ⁿ may be infinite. The sum in brackets is nearly exact.
+        # 2ⁿ (r + rest) + (2ⁿ - 1) by halves, as 2ⁿ may be infinite; the inner sum rounds little.
         n, r, rest = reduced(between(expm1_low, x, exp_high))
         power = scaled(half, n)
         return where(absolute(x) < negligible, x, two * (power * rest + (power * r + (power - half))))
+
+    @inlined
+    def expm1_inside(x):
+        """expm1 where 2ⁿ is a normal number."""
+        n, r, rest = reduced(x)
+        power = scaled(one, n)
+        return power * rest + (power * r + (power - one))
 
     @inlined
     def exponent_and_mantissa(x):
@@ -221,15 +246,17 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
 
     @inlined
     def tanh(x):
-        e = expm1(two * between(zero, absolute(x), tanh_end))
+        a = absolute(x)
+        e = expm1_inside(two * where(a > tanh_end, tanh_end, a))
         return with_sign_of(e / (e + two), x)
 
     @inlined
     def erf(x):
-        a = between(zero, absolute(x), erf_end)
+        a = absolute(x)
+        a = where(a > erf_end, erf_end, a)
         w = a * a
         q = a * polynomial(w, erf_odd) + polynomial(w, erf_even)  # side by side: half the time to wait
-        return with_sign_of(expm1(-(a * erf_slope + a * q)), x)
+        return with_sign_of(expm1_inside(-(a * erf_slope + a * q)), x)
 
     @inlined
     def sqrt(x):

@@ -179,26 +179,28 @@ class Trainer:
         g, loss = architecture.output_activation, cost.loss
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
+        aggregated = not any(cost.aggregate.same(known) for known in (mean, sum_))
         if len(optimizer.coefficients(1)) > COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
             raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
         self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
         try:
-            value, slope = (passes.ready(kind, pair or loss, dtype.name) for kind in (passes.value, passes.slope))
+            kinds = (passes.value, passes.slope) if aggregated else (passes.loss_and_slope,)
+            of_loss = [passes.ready(kind, pair or loss, dtype.name) for kind in kinds]
             update = passes.compile(passes.update(optimizer), dtype.name)
         except Untraceable as error:
             raise NotCompiledError(
                 f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})"
             ) from None
-        scratch = max(scratch, value.scratch(architecture.outputs), slope.scratch(architecture.outputs))
+        scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
         run = self.run = np.zeros(kernel.SETTINGS, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.GIVE_WAY] = blas.yield_address()
-        for at, part in ((kernel.VALUE, value), (kernel.SLOPE, slope), (kernel.UPDATE, update)):
+        places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
+        for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):
             run[at] = part.address
-        if not any(cost.aggregate.same(known) for known in (mean, sum_)):
-            run[kernel.AGGREGATE] = aggregate_address(cost.aggregate)
+        run[kernel.AGGREGATE] = aggregate_address(cost.aggregate) if aggregated else 0
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
         run[kernel.AT_X] = layout.take(B * architecture.inputs) if settings.gathered else 0
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
@@ -225,7 +227,7 @@ class Trainer:
         self.work = np.zeros(layout.size, dtype)
         self.gradient = np.zeros(architecture.P, dtype)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
-        self.samples = np.zeros((3, B))
+        self.samples = np.zeros(3 * B)
         self.sums = np.zeros((threads, 8))
         slots = np.zeros((len(optimizer.slots), 0), dtype)
         self.steps(np.zeros(0, dtype), slots, 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled

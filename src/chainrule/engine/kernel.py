@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from ..counter import Purpose
 
@@ -28,10 +29,10 @@ DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
 # Places in the vector of whole numbers that describe a run: addresses, sizes, places in the workspace, choices.
-PRODUCT, GIVE_WAY, VALUE, AGGREGATE, SLOPE, UPDATE = range(6)
-ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(6, 16)
-ON_LOGITS, SUMMED, PENALISE_BIASES = range(16, 19)
-SETTINGS = 19
+PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
+ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(7, 17)
+ON_LOGITS, SUMMED, PENALISE_BIASES = range(17, 20)
+SETTINGS = 20
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST = range(8)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
@@ -42,6 +43,7 @@ DROPOUT_PURPOSE = int(Purpose.DROPOUT)
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
 SMALL = 1500  # multiplications below which a loop is faster than a call to BLAS
+RUN = 2048  # squares that are added in float32 before they go to float64
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
@@ -75,13 +77,44 @@ def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
     return types.int64(types.int64, types.int64), build
 
 
+@intrinsic
+def part(typing_context: Any, array: Any, at: Any, size: Any) -> Any:
+    """The `size` numbers of a vector from `at` on, as a vector.
+
+    What a slice is, without its questions whether numbers count from the end, which keep LLVM from vector loops, and
+    without counting references.
+    """
+    view = types.Array(array.dtype, 1, "C")
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        given = arrayobj.make_array(array)(context, builder, values[0])
+        found = arrayobj.make_array(view)(context, builder)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        data = builder.gep(given.data, [values[1]])
+        arrayobj.populate_array(found, data, [values[2]], [itemsize], itemsize, None)
+        return found._getvalue()
+
+    return view(array, types.int64, types.int64), build
+
+
+@intrinsic
+def look(typing_context: Any, address: Any) -> Any:
+    """The whole number at an address as another thread last left it."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), build
+
+
 @compiled
-def meet(counter: int, goal: int, give_way: int) -> None:
+def meet(counter, goal, give_way):
     """Wait until all threads have come: the counter has reached the goal."""
     if add_and_get(counter, 1) >= goal:
         return
     tries = 0
-    while add_and_get(counter, 0) < goal:
+    while look(counter) < goal:
         tries += 1
         if tries > 2000:
             call(give_way, ())
@@ -91,21 +124,39 @@ def meet(counter: int, goal: int, give_way: int) -> None:
 
 
 @compiled
-def address(array, at):  # type: ignore[no-untyped-def]
+def address(array, at):
     """Where the element `at` of a vector stands in memory."""
     return np.int64(array.ctypes.data) + at * array.itemsize
 
 
 @compiled
-def product(gemm, m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):  # type: ignore[no-untyped-def]
-    """C_ij ← α Σ_p A_ip B_pj, C (m, n) row after row; A_i … B_j are the steps between elements, one of a pair is 1."""
-    if m * n * k <= SMALL:
-        for i in range(m):
+def small(m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):
+    """`product` by loops, of which the innermost runs over neighbours."""
+    for i in range(m):
+        c = part(C, at_C + i * n, n)
+        if B_j == 1:
             for j in range(n):
+                c[j] = 0
+            for p in range(k):
+                factor = alpha * A[at_A + i * A_i + p * A_p]
+                b = part(B, at_B + p * B_p, n)
+                for j in range(n):
+                    c[j] += factor * b[j]
+        else:
+            a = part(A, at_A + i * A_i, k)
+            for j in range(n):
+                b = part(B, at_B + j * B_j, k)
                 total = C.dtype.type(0)
                 for p in range(k):
-                    total += A[at_A + i * A_i + p * A_p] * B[at_B + p * B_p + j * B_j]
-                C[at_C + i * n + j] = alpha * total
+                    total += a[p] * b[p]
+                c[j] = alpha * total
+
+
+@compiled
+def product(gemm, m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):
+    """C_ij ← α Σ_p A_ip B_pj, C (m, n) row after row; A_i … B_j are the steps between elements, one of a pair is 1."""
+    if m * n * k <= SMALL:
+        small(m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C)
         return
     i32 = np.int32
     trans_A, step_A = (PLAIN, A_i) if A_p == 1 else (TRANSPOSED, A_p)
@@ -121,7 +172,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @compiled
-def mixed(word):  # type: ignore[no-untyped-def]
+def mixed(word):
     """SplitMix64's output function, as `counter` has it."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -129,7 +180,7 @@ def mixed(word):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def key(seed, start, step, layer):  # type: ignore[no-untyped-def]
+def key(seed, start, step, layer):
     """The key of a dropout layer's mask in a step; DROPOUT_PURPOSE is `counter.Purpose.DROPOUT`."""
     word = mixed(np.uint64(seed))
     for counter in (DROPOUT_PURPOSE, start, step, layer):
@@ -141,7 +192,7 @@ def key(seed, start, step, layer):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, rows, masks, step):  # type: ignore[no-untyped-def]
+def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, rows, masks, step):
     """z and a of all layers for the rows from `first` on of the batch; `at_X` is where row `first` stands in X."""
     real = theta.dtype.type
     A, at_A = X, at_X
@@ -152,22 +203,22 @@ def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, r
             c = real(factors[l, FACTOR])
             product(run[PRODUCT], rows, m, n, c, A, at_A, n, 1, theta, layers[l, AT_W], 1, n, work, at_z)
         elif layers[l, KIND] == SCALE:
+            W = part(theta, layers[l, AT_W], m)
             for i in range(rows):
+                z, a_prev = part(work, at_z + i * m, m), part(A, at_A + i * m, m)
                 for k in range(m):
-                    work[at_z + i * m + k] = A[at_A + i * m + k] * theta[layers[l, AT_W] + k]
+                    z[k] = a_prev[k] * W[k]
         elif masks:
             word = key(run[SEED], run[START], step, l + 1)
             rate, kept = factors[l, RATE], real(1 / (1 - factors[l, RATE]))
-            for i in range(rows):
-                for k in range(m):
-                    count = np.uint64((first + i) * m + k + 1)
-                    uniform = np.float64(mixed(word + count * GOLDEN) >> np.uint64(11)) * 2.0**-53
-                    mask = kept if uniform >= rate else real(0)
-                    work[at_z + i * m + k] = mask  # for the backward pass
-                    work[at_a + i * m + k] = A[at_A + i * m + k] * mask
-        else:
+            a, a_prev, mask = part(work, at_a, rows * m), part(A, at_A, rows * m), part(work, at_z, rows * m)
             for j in range(rows * m):
-                work[at_a + j] = A[at_A + j]
+                count = np.uint64(first * m + j + 1)
+                uniform = np.float64(mixed(word + count * GOLDEN) >> np.uint64(11)) * 2.0**-53
+                mask[j] = kept if uniform >= rate else real(0)  # which the backward pass reads
+                a[j] = a_prev[j] * mask[j]
+        else:
+            copy(part(A, at_A, rows * m), part(work, at_a, rows * m))
         if layers[l, FORWARD]:
             b = address(zeros, 0) if layers[l, AT_B] < 0 else address(theta, layers[l, AT_B])
             call(layers[l, FORWARD], (address(work, at_z), address(work, at_a), b, scratch, rows, m))
@@ -175,7 +226,7 @@ def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, r
 
 
 @compiled
-def backward(layers, factors, run, theta, work, scratch, first, rows):  # type: ignore[no-untyped-def]
+def backward(layers, factors, run, theta, work, scratch, first, rows):
     """δ of all layers for the rows from `first` on, from ∂C/∂z or ∂C/∂a of the last in its place."""
     real = theta.dtype.type
     last = len(layers) - 1
@@ -192,75 +243,98 @@ def backward(layers, factors, run, theta, work, scratch, first, rows):  # type: 
             c = real(factors[l, FACTOR])
             product(run[PRODUCT], rows, n, m, c, work, at_delta, m, 1, theta, layers[l, AT_W], n, 1, work, at_below)
         elif layers[l, KIND] == SCALE:
+            W = part(theta, layers[l, AT_W], m)
             for i in range(rows):
+                below, delta = part(work, at_below + i * m, m), part(work, at_delta + i * m, m)
                 for k in range(m):
-                    work[at_below + i * m + k] = work[at_delta + i * m + k] * theta[layers[l, AT_W] + k]
+                    below[k] = delta[k] * W[k]
         else:
+            below, delta, mask = (
+                part(work, at_below, rows * m),
+                part(work, at_delta, rows * m),
+                part(work, at_z, rows * m),
+            )
             for j in range(rows * m):
-                work[at_below + j] = work[at_delta + j] * work[at_z + j]
+                below[j] = delta[j] * mask[j]
 
 
 @compiled
-def gradients(layers, factors, run, settings, theta, g, work, X, at_X, rows, me, threads, sums):  # type: ignore[no-untyped-def]
+def gradients(layers, factors, run, settings, theta, g, work, X, at_X, rows, me, threads, sums):
     """∂C/∂W, ∂C/∂b and the penalty's part, of this thread's share of every layer's units, from all rows."""
     real = theta.dtype.type
+    penalised = settings[L1] != 0 or settings[L2] != 0
     A, at_A = X, at_X
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
         first, end = m * me // threads, m * (me + 1) // threads
-        at_delta = layers[l, AT_DELTA]
-        if layers[l, KIND] == DENSE:
-            at, end_W = layers[l, AT_W] + first * n, layers[l, AT_W] + end * n
-            c = real(factors[l, FACTOR])
-            if end > first:
-                product(run[PRODUCT], end - first, n, rows, c, work, at_delta + first, 1, m, A, at_A, n, 1, g, at)
-            penalise(settings, theta, g, at, end_W, n, sums)
-        elif layers[l, KIND] == SCALE:
-            at_W = layers[l, AT_W]
-            g[at_W + first : at_W + end] = 0
+        own = end - first
+        at_delta = layers[l, AT_DELTA] + first
+        if own and layers[l, KIND] == DENSE:
+            at, c = layers[l, AT_W] + first * n, real(factors[l, FACTOR])
+            product(run[PRODUCT], own, n, rows, c, work, at_delta, 1, m, A, at_A, n, 1, g, at)
+            if penalised:
+                for i in range(own):
+                    penalise(settings, part(theta, at + i * n, n), part(g, at + i * n, n), sums)
+        elif own and layers[l, KIND] == SCALE:
+            W, dC_dW = part(theta, layers[l, AT_W] + first, own), part(g, layers[l, AT_W] + first, own)
+            fill(dC_dW, real(0))
             for i in range(rows):
-                for k in range(first, end):
-                    g[at_W + k] += work[at_delta + i * m + k] * A[at_A + i * m + k]
-            penalise(settings, theta, g, at_W + first, at_W + end, end - first, sums)
-        if layers[l, AT_B] >= 0:
-            at_b = layers[l, AT_B]
-            g[at_b + first : at_b + end] = 0
+                delta, a_prev = part(work, at_delta + i * m, own), part(A, at_A + first + i * m, own)
+                for k in range(own):
+                    dC_dW[k] += delta[k] * a_prev[k]
+            if penalised:
+                penalise(settings, W, dC_dW, sums)
+        if own and layers[l, AT_B] >= 0:
+            b, dC_db = part(theta, layers[l, AT_B] + first, own), part(g, layers[l, AT_B] + first, own)
+            fill(dC_db, real(0))
             for i in range(rows):
-                for k in range(first, end):
-                    g[at_b + k] += work[at_delta + i * m + k]
-            if run[PENALISE_BIASES]:
-                penalise(settings, theta, g, at_b + first, at_b + end, end - first, sums)
-            else:
-                sums[SQUARES] += squares(g, at_b + first, at_b + end)
+                delta = part(work, at_delta + i * m, own)
+                for k in range(own):
+                    dC_db[k] += delta[k]
+            if penalised and run[PENALISE_BIASES]:
+                penalise(settings, b, dC_db, sums)
         A, at_A = work, layers[l, AT_A]
 
 
 @compiled
-def squares(vector, start, stop):  # type: ignore[no-untyped-def]
-    """The sum of squares of a part of a vector."""
-    total = vector.dtype.type(0)
-    for j in range(start, stop):
-        total += vector[j] * vector[j]
-    return np.float64(total)
+def penalise(settings, w, g, sums):
+    """Add ∂R/∂w to a part g of the gradient, and R to the sums."""
+    real = w.dtype.type
+    l1, l2 = real(settings[L1]), real(settings[L2])
+    absolute, square = real(0), real(0)
+    for j in range(len(w)):
+        sign = real(1) if w[j] > 0 else (real(-1) if w[j] < 0 else real(0))
+        g[j] += l1 * sign + l2 * w[j]
+        absolute += abs(w[j])
+        square += w[j] * w[j]
+    sums[PENALTY] += settings[L1] * absolute + 0.5 * settings[L2] * square
 
 
 @compiled
-def penalise(settings, theta, g, start, stop, run_length, sums):  # type: ignore[no-untyped-def]
-    """Add ∂R/∂θ to a part of the gradient, and R and the gradient's squares to the sums, by runs of numbers."""
-    real = theta.dtype.type
-    l1, l2 = real(settings[L1]), real(settings[L2])
-    for at in range(start, stop, max(run_length, 1)):
-        end = min(at + run_length, stop)
-        if settings[L1] != 0 or settings[L2] != 0:
-            absolute, square = real(0), real(0)
-            for j in range(at, end):
-                w = theta[j]
-                sign = real(1) if w > 0 else (real(-1) if w < 0 else real(0))
-                g[j] += l1 * sign + l2 * w
-                absolute += abs(w)
-                square += w * w
-            sums[PENALTY] += settings[L1] * absolute + 0.5 * settings[L2] * square
-        sums[SQUARES] += squares(g, at, end)
+def squares(vector):
+    """The sum of squares, in the vector's dtype over short runs and in float64 over these."""
+    total = 0.0
+    for at in range(0, len(vector), RUN):
+        run = part(vector, at, min(RUN, len(vector) - at))
+        sum_of_run = vector.dtype.type(0)
+        for j in range(len(run)):
+            sum_of_run += run[j] * run[j]
+        total += sum_of_run
+    return total
+
+
+@compiled
+def fill(vector, value):
+    """Set all numbers of a vector."""
+    for j in range(len(vector)):
+        vector[j] = value
+
+
+@compiled
+def copy(source, target):
+    """Write one vector into another."""
+    for j in range(len(source)):
+        target[j] = source[j]
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -270,7 +344,7 @@ def penalise(settings, theta, g, start, stop, run_length, sums):  # type: ignore
 def train(
     me, threads, counter, sums, step, place, steps, X, Y, S, order, layers, factors, run, settings, zeros,
     theta, g, slots, work, samples, parts, part_factors, rates, coefficients,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """`steps` updates from step number `step` on, which is number `place` of its epoch.
 
     All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the steps'
@@ -289,50 +363,53 @@ def train(
         rows = min(B, run[ROWS] - begin)
         first, end = rows * me // threads, rows * (me + 1) // threads
         own = end - first
+        numbers = part(order, begin + first, own)
         A, at_A = X, begin * n
         if run[GATHERED]:
             A, at_A = work, run[AT_X]
-            for i in range(first, end):
-                source = order[begin + i] * n
-                for k in range(n):
-                    work[at_A + i * n + k] = X[source + k]
-        for i in range(first, end):
-            source = order[begin + i] * K
+            for i in range(own):
+                copy(part(X, numbers[i] * n, n), part(work, at_A + (first + i) * n, n))
+        smooth, smooth_by = real(settings[SMOOTH]), real(settings[SMOOTH_BY])
+        for i in range(own):
+            given, y = part(Y, numbers[i] * K, K), part(work, run[AT_Y] + (first + i) * K, K)
             for k in range(K):
-                y = Y[source + k]
-                work[run[AT_Y] + i * K + k] = y * real(settings[SMOOTH]) + real(settings[SMOOTH_BY])
+                y[k] = given[k] * smooth + smooth_by
         forward(layers, factors, run, theta, zeros, work, scratch, A, at_A + first * n, first, own, True, step + t)
 
         output = layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K
-        at_y, at_w = address(work, run[AT_Y] + first * K), run[AT_WEIGHT] + first
+        at_y = address(work, run[AT_Y] + first * K)
         z = address(work, output)
-        L, s, dC_dL = samples[LOSS], samples[WEIGHT], samples[SHARE]
-        call(run[VALUE], (z, at_y, address(L, first), scratch, own, K))
-        for i in range(first, end):
-            L[i] *= settings[OUTPUT_SHARE]
-            s[i] = S[order[begin + i]]
+        delta = address(work, layers[last, AT_DELTA] + first * K)
+        L, s = part(samples, LOSS * B + first, own), part(samples, WEIGHT * B + first, own)
+        dC_dL, w = part(samples, SHARE * B + first, own), part(work, run[AT_WEIGHT] + first, own)
+        for i in range(own):
+            s[i] = S[numbers[i]]
         phi = 0.0
-        if run[AGGREGATE]:  # which looks at all samples
+        if run[AGGREGATE]:  # which looks at all samples of the batch
+            call(run[VALUE], (z, at_y, address(L, 0), scratch, own, K))
+            for i in range(own):
+                L[i] *= settings[OUTPUT_SHARE]
             if threads > 1:
                 met += threads
                 meet(meeting, met, run[GIVE_WAY])
             if me == 0:
-                addresses = (address(L, 0), address(s, 0), address(dC_dL, 0), address(sums[0], PHI))
+                addresses = (address(samples, 0), address(samples, B), address(samples, 2 * B), address(sums[0], PHI))
                 call(run[AGGREGATE], (*addresses, settings[MEAN_WEIGHT], rows))
                 phi = sums[0, PHI]
             if threads > 1:
                 met += threads
                 meet(meeting, met, run[GIVE_WAY])
+            for i in range(own):
+                w[i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
+            call(run[SLOPE], (z, at_y, address(w, 0), delta, scratch, own, K))
         else:
             divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
-            for i in range(first, end):
+            for i in range(own):
                 dC_dL[i] = s[i] / divisor
-                if s[i] > 0:
-                    phi += dC_dL[i] * L[i]
-        for i in range(first, end):
-            work[run[AT_WEIGHT] + i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
-        delta = address(work, layers[last, AT_DELTA] + first * K)
-        call(run[SLOPE], (z, at_y, address(work, at_w), delta, scratch, own, K))
+                w[i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
+            call(run[LOSS_AND_SLOPE], (z, at_y, address(w, 0), address(L, 0), delta, scratch, own, K))
+            for i in range(own):
+                phi += dC_dL[i] * settings[OUTPUT_SHARE] * L[i] if s[i] > 0 else 0.0
         backward(layers, factors, run, theta, work, scratch, first, own)
         if threads > 1:
             met += threads
@@ -341,6 +418,9 @@ def train(
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
         gradients(layers, factors, run, settings, theta, g, work, A, at_A, rows, me, threads, mine)
+        for j in range(len(parts)):
+            if parts[j, 0] == me:
+                mine[SQUARES] += squares(part(g, parts[j, 1], parts[j, 2] - parts[j, 1]))
         if threads > 1:
             met += threads
             meet(meeting, met, run[GIVE_WAY])
@@ -360,7 +440,12 @@ def train(
             if parts[j, 0] == me:
                 eta = real(rates[t]) * real(part_factors[j])
                 at, end = parts[j, 1], parts[j, 2]
-                state = (address(slots, at), address(slots, P + at), address(slots, 2 * P + at), address(slots, 3 * P + at))
+                state = (
+                    address(slots, at),
+                    address(slots, P + at),
+                    address(slots, 2 * P + at),
+                    address(slots, 3 * P + at),
+                )
                 arrays = (address(theta, at), address(g, at), *state, address(coefficients, t * 8))
                 call(run[UPDATE], (*arrays, eta, scale, end - at))
         if threads > 1:

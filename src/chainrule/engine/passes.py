@@ -9,6 +9,7 @@ The files may be read, and be deleted at any time.
     backward  δ ← δ ⊙ g′(z, a), or g's own contraction         (rows, n)
     value     L ← Σ_d ℒ                                        (rows,), float64
     slope     δ ← w ∂ℒ/∂ŷ, 0 where w is 0                      (rows, n), w (rows,)
+    loss_and_slope  both at once, where w does not depend on L
     update    θ, slots ← the optimizer's rule of θ, scale g    (count,) each; counted up, so that no index may be negative
 """
 
@@ -122,6 +123,18 @@ def slope(loss: Loss) -> Pass:
     return Pass("slope", arguments, *in_blocks({"z": "z", "y": "y"}, {"w": "w"}, {"delta": trace(write)["delta"]}))
 
 
+def loss_and_slope(loss: Loss) -> Pass:
+    """`value` and `slope` in one: what they share is computed once."""
+    arguments = {"z": "p", "y": "p", "w": "p", "L": "d", "delta": "p", "kept": "p", "rows": "i", "n": "i"}
+
+    def write(graph: Any, xp: Any) -> dict[str, Any]:
+        z, y, w = graph.input("z", ELEMENT), graph.input("y", ELEMENT), graph.input("w", ROW)
+        value, derivative, _ = functions(loss, xp)
+        return {"L": xp.row_sum(value(z, y)), "delta": xp.where(w == 0.0, 0.0, w * derivative(z, y))}
+
+    return Pass("loss_and_slope", arguments, *in_blocks({"z": "z", "y": "y"}, {"w": "w"}, trace(write)))
+
+
 def update(optimizer: Optimizer) -> Pass:
     """θ, slots ← the rule."""
     arguments = {"theta": "p", "g": "p", **{f"slot_{k}": "p" for k in range(SLOTS)}, "coefficients": "d"}
@@ -178,9 +191,14 @@ def in_blocks(
 
 # -- from passes to machine code --------------------------------------------------------------------------------------
 
-_SHAPES = {"b": "(n,)", "L": "(rows,)", "w": "(rows,)", "theta": "(count,)", "g": "(count,)", "coefficients": "(8,)"} | {
-    f"slot_{k}": "(count,)" for k in range(SLOTS)
-}
+_SHAPES = {
+    "b": "(n,)",
+    "L": "(rows,)",
+    "w": "(rows,)",
+    "theta": "(count,)",
+    "g": "(count,)",
+    "coefficients": "(8,)",
+} | {f"slot_{k}": "(count,)" for k in range(SLOTS)}
 
 
 def text(given: Pass, dtype: str) -> str:

@@ -299,14 +299,14 @@ class Network:
 
     def _forward(self, where: str, X: npt.ArrayLike) -> Values:
         """The last z and ŷ of checked rows."""
-        X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
+        rows = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
         if self._predictor is not None:
             from .engine.compiled import readable
 
-            logits, y_hat, _ = self._predictor(self._theta, readable(X), logits=True)
+            logits, y_hat, _ = self._predictor(self._theta, readable(rows), logits=True)
             return Values([logits], [y_hat])
         with np.errstate(all="ignore"):
-            return predict(self.architecture, self._theta, X)
+            return predict(self.architecture, self._theta, rows)
 
     def compile(self, threads: int | None = None) -> Network:
         """From now on, run `predict` and `decide` on the compiled engine, as after a `fit` on it; returns the network.
@@ -319,13 +319,13 @@ class Network:
         """
         if lacking := missing():
             raise ParameterError(f"compile: expected the compiled engine, but {lacking}. Install it.")
-        from .engine.compiled import Predictor, announced
+        from .engine.compiled import Predictor
 
         try:
             with announced("compiled"):
                 self._predictor = Predictor(self.architecture, self.dtype, threads or cores())
-        except NotCompiledError as reason:
-            raise ParameterError(f"compile: expected a network of loops over numbers, but {reason}.") from None
+        except NotCompiledError as refusal:
+            raise ParameterError(f"compile: expected a network of loops over numbers, but {refusal}.") from None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -679,15 +679,16 @@ class Network:
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
         B, steps = plan.rows_per_step(len(data.X)), plan.epochs * plan.steps_per_epoch(len(data.X))
-        engine = choose("fit", plan.engine, self.architecture, steps, B)
+        engine: EngineName = choose("fit", plan.engine, self.architecture, steps, B)
         threads = share(plan.threads, self.architecture, B)
         given = (plan, data, held_out, starts, resume, keep_every)
         try:
-            trainings = self._trainings(*given, engine, threads)
-        except NotCompiledError as reason:
+            trainings = self._trainings(engine, threads, *given)
+        except NotCompiledError as refusal:
             if plan.engine == "compiled":
-                logging.getLogger("chainrule").warning("fit: training on the array engine, as %s.", reason)
-            trainings = self._trainings(*given, "array", threads)
+                logging.getLogger("chainrule").warning("fit: training on the array engine, as %s.", refusal)
+            engine = "array"
+            trainings = self._trainings(engine, threads, *given)
 
         runs: list[Run] = []
         diverged: DivergenceError | None = None
@@ -729,14 +730,14 @@ class Network:
 
     def _trainings(
         self,
+        engine: EngineName,
+        threads: int,
         plan: Plan,
         data: Data,
         held_out: Data | None,
         starts: int,
         resume: Snapshot | None,
         keep_every: int | None,
-        engine: EngineName,
-        threads: int,
     ) -> list[Training]:
         """The trainings of all starts, ready to run.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numba.core.errors import NumbaError
@@ -115,7 +115,7 @@ class Predictor:
         rows = np.zeros((1, self.inputs), dtype)
         kernel.predict(0, 1, 1, rows, *self.tables, np.zeros(architecture.P, dtype), self.work, *[self.nothing] * 2)
 
-    def takes(self, X: Any) -> bool:
+    def takes(self, X: object) -> TypeGuard[Array]:
         """Whether X is an array that the kernel can read as it is."""
         return (
             type(X) is np.ndarray

@@ -80,7 +80,7 @@ LOG_2, LOG_2_REST = 0.6931471805599453, 2.3190468138462996e-17  # ln 2 is their 
 LOG_2_BITS = {np.float32: 16, np.float64: 42}  # n times so many bits of ln 2 is exact
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def polynomial(context: Any, x: Any, coefficients: Any) -> Any:
     """Horner's scheme, written out: LLVM does not unroll a loop over the longest tables."""
 

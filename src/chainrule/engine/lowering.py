@@ -66,7 +66,7 @@ class Symbol:
         if method != "__call__" or options:
             raise Untraceable(f"numpy.{ufunc.__name__} with options")
         if name == "square":
-            return self * self
+            return self.graph.apply("multiply", self, self)
         if name in ("maximum", "minimum", *UNARY, *OPERATORS):
             return self.graph.apply(name, *inputs)
         if name in ("negative", "power"):
@@ -89,8 +89,8 @@ class Symbol:
             return self.graph.apply("power", self, power)
         result = self
         for _ in range(int(abs(power)) - 1):
-            result = result * self
-        return result if power > 0 else 1.0 / result
+            result = self.graph.apply("multiply", result, self)
+        return result if power > 0 else self.graph.apply("divide", 1.0, result)
 
 
 def _operator(name: str, swapped: bool = False) -> Callable[[Symbol, Any], Symbol]:

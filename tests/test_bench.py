@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.bench import SECTIONS, floor, measure, peers, run, write
+from chainrule.bench import SECTIONS, floor, measure, page, peers, run
 from chainrule.bench.page import busy
 from chainrule.bench.problems import JACOBIANS, PER_SAMPLE, Problem, work
 
 SMALL = Problem((5, 16, 12, 3), 16, batches=6)
 TWO = Problem((5, 8, 2), 4, batches=3)
-NEEDS = {"scikit-learn": ["sklearn"], "torch": ["torch"], "JAX": ["jax"], "Keras": ["keras", "jax"],
+NEEDS = {"chainrule, compiled": ["numba", "scipy_openblas32"], "scikit-learn": ["sklearn"], "torch": ["torch"], "JAX": ["jax"], "Keras": ["keras", "jax"],
          "onnxruntime": ["onnxruntime", "onnx"], peers.FLOOR: ["numba", "scipy_openblas32"]}  # fmt: skip
 
 
@@ -33,11 +33,11 @@ def contender(table, name, problem):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("activation", ["relu", "mish"])
-@pytest.mark.parametrize("name", [name for name in peers.TRAINERS if name not in ("chainrule", peers.FLOOR)])
+@pytest.mark.parametrize("name", [name for name in peers.TRAINERS if name not in ("chainrule, array", peers.FLOOR)])
 def test_trainers_do_the_same_work(name, activation):
     """Parameters after an epoch, also after a reset. scikit-learn and Keras add ε before the bias correction of v."""
     problem = Problem(SMALL.sizes, SMALL.batch, SMALL.batches, activation=activation)
-    reference = contender("training", "chainrule", problem)
+    reference = contender("training", "chainrule, array", problem)
     reference.run()
     try:
         peer = contender("training", name, problem)
@@ -53,9 +53,9 @@ def test_trainers_do_the_same_work(name, activation):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("problem", [SMALL, TWO], ids=str)
-@pytest.mark.parametrize("name", [name for name in peers.PREDICTORS if name != "chainrule"])
+@pytest.mark.parametrize("name", [name for name in peers.PREDICTORS if name != "chainrule, array"])
 def test_predictors_give_the_same_probabilities(name, problem):
-    expected = contender("prediction", "chainrule", problem).run()
+    expected = contender("prediction", "chainrule, array", problem).run()
     np.testing.assert_allclose(contender("prediction", name, problem).run(), expected, atol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_the_floor_makes_the_products_of_a_step():
     assert len(table) == 3 * 3 - 1
     L = len(problem.sizes)
     A, D, W, dW = matrices[:L], matrices[L : 2 * L], matrices[2 * L : 3 * L - 1], matrices[3 * L - 1 :]
-    floor.loop(1)(table, 1)
+    floor.floor(table, 1)[0]()
     for l in range(L - 1):
         np.testing.assert_allclose(A[l + 1], A[l] @ W[l].T, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(dW[l], D[l + 1].T @ A[l], rtol=1e-4, atol=1e-5)
@@ -114,18 +114,21 @@ def test_turns_are_interleaved():
     assert changes == ["A", "B", "C"] * 3 and list(medians) == ["A", "B", "C"]
 
 
-def test_the_page_is_written(tmp_path, monkeypatch):
+def test_the_page_is_written(monkeypatch):
     pytest.importorskip("threadpoolctl")
     label = SECTIONS["Training"][1]
     monkeypatch.setitem(SECTIONS, "Training", ([("training", TWO)], label))
     said = []
     results = run(
-        ["Training"], repetitions=1, only=["chainrule", "scikit-learn", peers.FLOOR], costs=False, say=said.append
+        ["Training"],
+        repetitions=1,
+        only=["chainrule, array", "scikit-learn", peers.FLOOR],
+        costs=False,
+        say=said.append,
     )
     (found,) = results["sections"]["Training"]
-    assert found.problem == TWO and found.seconds["chainrule"] > 0 and len(said) == 1
-    write(results, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert found.problem == TWO and found.seconds["chainrule, array"] > 0 and len(said) == 1
+    text = page(results)
     assert "## Training, 1 thread" in text and "| 5-8-2, batch 4 |" in text and "× fastest peer" in text
 
 

@@ -364,10 +364,13 @@ def test_full_disk_keeps_the_old_model(run, houses, monkeypatch):
     assert not [name for name in os.listdir("m") if name.endswith(".tmp")]
 
 
-def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path):
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path, engine):
+    if engine == "compiled":
+        pytest.importorskip("numba")
     command = [sys.executable, "-c", "from chainrule.cli import main; main()", "train", str(houses), "-t", "price"]
     process = subprocess.Popen(
-        [*command, "--epochs", "100000", "--out", "m", "--json"],
+        [*command, "--epochs", "1000000", "--out", "m", "--json", "--engine", engine],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -376,10 +379,12 @@ def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path):
     lines = [process.stdout.readline() for _ in range(5)]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    said = [line for line in err.splitlines() if not line.startswith("Compiling for this kind of network, once")]
+    assert (process.returncode, said) == (130, [])
     rest = out.splitlines()
     result = json.loads(rest[-1])["result"]
     rows = [json.loads(line) for line in lines] + [json.loads(line) for line in rest[:-1]]
+    assert result["engine"] == engine
     assert result["ended_by"] == "interrupted" and result["epochs"] == len(rows)
     assert result["best_epoch"] == min(rows, key=lambda row: (row["valid_rmse"], -row["epoch"]))["epoch"]
     assert result["parameters"] == cli_model("m").network.P

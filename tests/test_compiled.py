@@ -18,6 +18,7 @@ import pytest
 import chainrule as cr
 import grid
 from chainrule.core.backward import gradient
+from chainrule.core.cost import make_cost
 from chainrule.engine.choice import choose, cores, share
 from chainrule.training.loop import Data, Plan, Training, first_snapshot, run_training
 from chainrule.training.optimizers import SGD
@@ -26,7 +27,7 @@ from chainrule.training.schedules import constant
 pytest.importorskip("numba")
 pytest.importorskip("scipy_openblas32")
 
-from chainrule.engine.compiled import Settings, Trainer
+from chainrule.engine.compiled import Predictor, Settings, Trainer
 
 LIMITS = {"gradient, float64": 1e-12, "gradient, float32": 1e-5, "cost, float64": 1e-12, "cost, float32": 1e-5}
 TRAJECTORY, TRAJECTORY_STEPS = 1e-9, 50
@@ -133,6 +134,27 @@ def test_trajectories(part):
     rows = list(grid.all_pairs(grid.FACTORS, grid.allowed))[part::16]
     errors = [(trajectory(row), str(row)) for row in rows]
     assert len(rows) > 10 and max(errors)[0] <= TRAJECTORY, max(errors)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("seed", range(20))
+def test_layers_of_all_sizes(seed, dtype):
+    """By loops and by BLAS: single units, single inputs and single rows among them, on one thread and on several."""
+    rng = np.random.default_rng(seed)
+    sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 33, 130], 4)]
+    rows = int(rng.choice([1, 5, 64, 200]))
+    layers = [cr.Dense(n, "tanh", ntk=bool(seed % 2)) for n in sizes[1:]]
+    net = cr.Network(sizes[0], layers, seed=seed, dtype=dtype)
+    X, y = (rng.normal(size=(rows, n)).astype(dtype) for n in (sizes[0], sizes[-1]))
+    cost = make_cost("test", net.architecture.output_activation, loss="squared")
+    case = grid.Case(net.architecture, np.array(net.theta), X, y, cost, np.ones(rows), 1.0, None)
+    g, C = one_step(case, 1 + seed % 3)
+    expected = gradient(case.architecture, case.theta, X, y, cost, case.s, 1.0)
+    least = 1e-12 if dtype == "float64" else 2e-6
+    assert apart(g, expected.theta, float(np.linalg.norm(expected.theta))) <= least
+    assert pytest.approx(expected.cost, rel=least) == C
+    at_once = Predictor(net.architecture, X.dtype, 2)(net.theta.copy(), X)[1]
+    np.testing.assert_allclose(at_once, net.predict(X), rtol=0, atol=least)
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ class Settings:
     scaling: Scaling = "robust"
     max_levels: int = MAX_LEVELS
     dtype: str = "float32"
+    engine: str = "auto"
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -420,6 +422,8 @@ def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, ro
         tolerance=settings.tolerance,
         time_limit=settings.time_limit,
         seed=settings.seed,
+        engine=settings.engine,
+        threads=settings.threads,
     )
 
 

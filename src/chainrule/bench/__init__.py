@@ -1,4 +1,4 @@
-"""The speed of chainrule beside its peers, measured in one run; `run` measures and `write` makes the page.
+"""The speed of chainrule beside its peers, measured in one run; `run` measures and `page` writes it down.
 
 Peers are imported when they are measured; one that is missing is reported and left out. Install them with
 `pip install torch` and `pip install "chainrule[bench]"`.
@@ -6,19 +6,17 @@ Peers are imported when they are measured; one that is missing is reported and l
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..disk import replacing
 from ..errors import ParameterError, unknown_name
 from .measure import Times, apart, import_seconds, machine, peak, thaw, times
 from .page import page
 from .peers import TRAINERS
 from .problems import ACTIVATIONS, GROWTH, INFERENCE, JACOBIANS, PER_SAMPLE, TRAINING, Problem
 
-__all__ = ["SECTIONS", "run", "write"]
+__all__ = ["MAIN", "SECTIONS", "page", "run"]
 
 Label = Callable[[Times], str]
 
@@ -58,12 +56,13 @@ SECTIONS: dict[str, tuple[list[tuple[str, Problem]], Label]] = {
         _table,
     ),
 }
+MAIN = ("Training", "Prediction", "Per sample")
 MODULES = ["numpy", "chainrule", "sklearn.neural_network", "torch", "jax", "keras", "onnxruntime"]
 MEMORY = TRAINING[2:4]
 
 
 def run(
-    sections: Sequence[str] = ("Training", "Prediction", "Per sample"),
+    sections: Sequence[str] = MAIN,
     threads: Iterable[int] = (1,),
     repetitions: int = 7,
     only: Sequence[str] | None = None,
@@ -108,13 +107,3 @@ def run(
             memory[f"{problem}, batch {problem.batch}"] = {name: p for name, p in peaks.items() if p}
     labels = {title: SECTIONS[title][1] for title in sections}
     return {"sections": found, "labels": labels, "machine": about, "imports": imports, "memory": memory}
-
-
-def write(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the page.
-
-    Raises:
-        OutputError: it could not be written.
-    """
-    with replacing(path) as stream:
-        stream.write(page(results).encode())

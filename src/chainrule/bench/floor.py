@@ -1,25 +1,21 @@
 """The floor: the matrix products of a training step and nothing else, from one compiled loop over OpenBLAS.
 
-numba calls `cblas_sgemm` of the `scipy-openblas32` package, a copy of OpenBLAS of its own. On processors with
-AVX-512 that OpenBLAS takes for older ones, the copy is told which kernels to use; NumPy's stays as it was found.
+The loop calls the engine's own copy of OpenBLAS, whose threads are turned up for the floor's turns only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
+from ..engine.blas import CORE_TYPE, WIDE, has_avx512
 from .problems import Problem
 
-BEST = {"OPENBLAS_CORETYPE": "SkylakeX"}
-AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+BEST = {CORE_TYPE: "SkylakeX"}
 
 
 def blas(part: str) -> dict[str, Any]:
@@ -34,21 +30,7 @@ def blas(part: str) -> dict[str, Any]:
 
 def guessed_low() -> bool:
     """Whether NumPy's OpenBLAS took a processor with AVX-512 for one without, and nobody told it otherwise."""
-    info = Path("/proc/cpuinfo")
-    has = info.exists() and "avx512f" in info.read_text(encoding="utf-8")
-    return has and "OPENBLAS_CORETYPE" not in os.environ and blas("numpy").get("architecture") not in AVX512_KERNELS
-
-
-@contextlib.contextmanager
-def best_kernels() -> Iterator[None]:
-    """Load libraries in this block with OpenBLAS's best kernels."""
-    chosen = BEST if guessed_low() else {}
-    os.environ.update(chosen)
-    try:
-        yield
-    finally:
-        for name in chosen:
-            del os.environ[name]
+    return has_avx512() and CORE_TYPE not in os.environ and blas("numpy").get("architecture") not in WIDE
 
 
 def products(problem: Problem) -> tuple[Array, list[Array]]:
@@ -79,44 +61,28 @@ def products(problem: Problem) -> tuple[Array, list[Array]]:
     return np.array([*forward, *reversed(backward)], dtype=np.int64), [*A, *D, *W, *dW]
 
 
-def loop(threads: int) -> Callable[[Array, int], None]:
-    """The compiled loop (products, steps) over cblas_sgemm."""
-    import llvmlite.binding as llvm
+def floor(table: Array, steps: int) -> tuple[Callable[[], None], Callable[[int], None]]:
+    """The products of so many steps, and what sets the threads of the library."""
     import numba as nb
 
-    with best_kernels():
-        import scipy_openblas32
+    from ..engine.blas import library, product_address
+    from ..engine.kernel import call
 
-    folder = Path(scipy_openblas32.get_lib_dir())
-    library = ctypes.CDLL(str(next(folder.glob("*scipy_openblas*"))))
-    library.scipy_openblas_set_num_threads(threads)
-    llvm.add_symbol("scipy_cblas_sgemm", ctypes.cast(library.scipy_cblas_sgemm, ctypes.c_void_p).value)
-    i, f, p = nb.int32, nb.float32, nb.intp
-    signature = nb.void(i, i, i, i, i, i, f, p, i, p, i, f, p, i)
-    sgemm = nb.types.ExternalFunction("scipy_cblas_sgemm", signature)
+    gemm = product_address(float32=True)
 
-    @nb.njit(nb.void(nb.int64[:, ::1], nb.int64), error_model="numpy", nogil=True)
-    def run(table: Any, steps: Any) -> None:
+    @nb.njit(nb.void(nb.int64, nb.int64[:, ::1], nb.int64), error_model="numpy", nogil=True)
+    def run(gemm: Any, table: Any, steps: Any) -> None:
         row_major, one, zero = nb.int32(101), nb.float32(1), nb.float32(0)
         for _ in range(steps):
             for k in range(len(table)):
                 g = table[k]
                 i32 = nb.int32
-                sgemm(
-                    row_major, i32(g[0]), i32(g[1]), i32(g[2]), i32(g[3]), i32(g[4]),
-                    one, g[5], i32(g[6]), g[7], i32(g[8]), zero, g[9], i32(g[10]),
-                )  # fmt: skip
+                sizes = (row_major, i32(g[0]), i32(g[1]), i32(g[2]), i32(g[3]), i32(g[4]))
+                call(gemm, (*sizes, one, g[5], i32(g[6]), g[7], i32(g[8]), zero, g[9], i32(g[10])))
 
-    return run
+    def set_threads(count: int) -> None:
+        openblas = library()
+        assert openblas is not None
+        openblas.scipy_openblas_set_num_threads(count)
 
-
-def floor(problem: Problem) -> Callable[[], None]:
-    """The products of all steps of one timing."""
-    table, alive = products(problem)
-    run = loop(problem.threads)
-
-    def epoch() -> None:
-        run(table, problem.steps)
-        assert alive
-
-    return epoch
+    return lambda: run(gemm, table, steps), set_threads

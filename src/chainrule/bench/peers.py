@@ -20,7 +20,7 @@ import numpy as np
 import chainrule as cr
 
 from ..arrays import Array
-from .floor import floor
+from .floor import floor, products
 from .problems import BETA1, BETA2, EPS, LEARNING_RATE, Problem, Work, network
 
 
@@ -72,8 +72,12 @@ def flat(pairs: Any) -> Array:
 
 def chainrule_trainer(problem: Problem, work: Work, **settings: Any) -> Contender:
     """`Network.fit`; it draws a new order for every epoch."""
+    if settings.get("engine") == "compiled":
+        import numba  # noqa: F401
+
     net = network(problem)
     adam = cr.Adam(LEARNING_RATE, BETA1, BETA2, EPS)
+    settings = {"threads": problem.threads} | settings
 
     def reset() -> None:
         for number, (W, b) in enumerate(work.start, 1):
@@ -324,28 +328,49 @@ def keras_trainer(problem: Problem, work: Work) -> Contender:
     return Contender(run, reset, theta=theta)
 
 
+def floor_contender(problem: Problem, work: Work) -> Contender:
+    """The products alone; the engine, whose library it is, wants a single thread in it."""
+    table, matrices = products(problem)
+    steps, set_threads = floor(table, problem.steps)
+
+    def run() -> None:
+        steps()
+        assert matrices  # which the table only points to
+
+    def rest() -> None:
+        set_threads(1)
+        quiet()
+
+    return Contender(run, lambda: set_threads(problem.threads), rest)
+
+
 Make = Callable[[Problem, Work], Contender]
 
 FLOOR = "matrix products alone"
 BEST_SKLEARN = "scikit-learn, best kernels"  # measured only where NumPy's BLAS has not found them by itself
 TRAINERS: dict[str, Make] = {
-    "chainrule": chainrule_trainer,
+    "chainrule, compiled": functools.partial(chainrule_trainer, engine="compiled"),
+    "chainrule, array": functools.partial(chainrule_trainer, engine="array"),
     "scikit-learn": sklearn_trainer,
     "torch": torch_trainer,
     "torch.compile": torch_compiled_trainer,
     "JAX, jit per step": jax_trainer,
     "JAX, epoch in scan": functools.partial(jax_trainer, scan=True),
     "Keras on JAX": keras_trainer,
-    FLOOR: lambda problem, work: Contender(floor(problem)),
+    FLOOR: floor_contender,
 }
 
 
 # -- prediction: a NumPy array goes in, a NumPy array of probabilities comes out -----------------------------------
 
 
-def chainrule_predictor(problem: Problem, work: Work) -> Contender:
+def chainrule_predictor(problem: Problem, work: Work, compiled: bool = False) -> Contender:
     """`Network.predict`."""
     net = network(problem)
+    if compiled:
+        import numba  # noqa: F401
+
+        net.compile(problem.threads)
     return Contender(lambda: net.predict(work.X))
 
 
@@ -425,7 +450,8 @@ def onnxruntime_predictor(problem: Problem, work: Work) -> Contender:
 
 
 PREDICTORS: dict[str, Make] = {
-    "chainrule": chainrule_predictor,
+    "chainrule, compiled": functools.partial(chainrule_predictor, compiled=True),
+    "chainrule, array": chainrule_predictor,
     "scikit-learn": sklearn_predictor,
     "onnxruntime": onnxruntime_predictor,
     "torch": torch_predictor,
@@ -451,12 +477,11 @@ def chainrule_norms(problem: Problem, work: Work) -> Contender:
 
 
 def chainrule_jacobians(problem: Problem, work: Work) -> Contender:
-    """`Trace.jacobian` for every W and b: pairs of factors whose product is the Jacobian."""
+    """`Network.jacobian` for every W and b: pairs of factors whose product is the Jacobian."""
     net = network(problem)
 
     def run() -> list[Any]:
-        t = net.trace(work.X, work.y)
-        return [t.jacobian("a", wrt=wrt, layer=l) for l in range(1, len(problem.sizes)) for wrt in ("W", "b")]
+        return [net.jacobian(work.X, wrt=wrt, layer=l) for l in range(1, len(problem.sizes)) for wrt in ("W", "b")]
 
     return Contender(run)
 

@@ -213,6 +213,13 @@ def train(
     seed: Annotated[
         int, typer.Option(help="Of split, start, order and dropout.", rich_help_panel=Training)
     ] = DEFAULT.seed,
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, array (NumPy) or compiled; auto compiles long trainings.", rich_help_panel=Training),
+    ] = DEFAULT.engine,
+    threads: Annotated[
+        int | None, typer.Option(help="That share a compiled step. (default: the cores)", rich_help_panel=Training)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -281,6 +288,7 @@ def train(
             "epochs": len(run.history),
             "best_epoch": run.best_epoch,
             "ended_by": run.reason,
+            "engine": run.engine,
             "starts": run.starts,
             "training_seconds": round(training_seconds, 3),
             "seconds": round(time.perf_counter() - began, 3),
@@ -408,6 +416,43 @@ def verify(
     print(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+@_stoppable
+def bench(
+    section: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--section", "-s", help="What to measure; repeat it for several, or all. (default: the main ones)"
+        ),
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Threads for everybody, such as 1,2; each is a run of its own.")] = "1",
+    turns: Annotated[int, typer.Option(help="Of each contender; the median counts.")] = 7,
+    only: Annotated[list[str] | None, typer.Option(help="Only this contender; repeat it for several.")] = None,
+    costs: Annotated[bool, typer.Option(help="Import times and memory too.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the page. (default: standard output)")
+    ] = None,
+) -> None:
+    """Measure speed beside scikit-learn, PyTorch, JAX, Keras and onnxruntime, in turn, on this machine."""
+    from ..bench import MAIN, SECTIONS, page, run
+
+    sections = list(SECTIONS) if section == ["all"] else _several(section) or list(MAIN)
+    results = run(
+        sections,
+        _sizes(threads),
+        turns,
+        _several(only) or None,
+        costs,
+        lambda line: display.status.print(line, markup=False),
+    )
+    text = page(results)
+    if out is None:
+        print(text)
+        return
+    with replacing(out) as stream:
+        stream.write(text.encode())
 
 
 @app.command()

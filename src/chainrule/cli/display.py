@@ -61,7 +61,7 @@ def _network(network: Network) -> Table:
 def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, OnProgress | None]]:
     """Callbacks for the training: a bar on a terminal, JSON lines on request, else nothing."""
     if as_json:
-        yield _json_line, None
+        yield print_json, None
         return
     if not status.is_terminal or not sys.stdout.isatty():
         yield None, None
@@ -92,12 +92,6 @@ def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, 
         yield on_epoch, lambda epoch: bar.update(task, completed=epoch)
 
 
-def _json_line(row: Row) -> None:
-    """An epoch as a line of JSON; a reader that has gone away does not stop the training."""
-    with contextlib.suppress(BrokenPipeError):
-        print(json_text(row), flush=True)
-
-
 def metrics(columns: Mapping[str, Mapping[str, float]], title: str) -> None:
     """Metrics as a table, one column for each model."""
     table = Table(title=escape(title), title_justify="left", title_style="bold")
@@ -122,9 +116,10 @@ ENDINGS = {
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """A line of strict JSON."""
+    """A line of strict JSON; a reader that has gone away does not stop a training, and Ctrl-C tears no line."""
     with contextlib.suppress(BrokenPipeError):
-        print(json_text(value), flush=True)
+        sys.stdout.write(json_text(value) + "\n")
+        sys.stdout.flush()
 
 
 def after(run: Run, result: Mapping[str, Any], folder: Path) -> None:

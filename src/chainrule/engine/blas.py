@@ -15,7 +15,7 @@ from pathlib import Path
 
 PREFIX = "scipy_"
 CORE_TYPE = "OPENBLAS_CORETYPE"
-_WIDE = ("SkylakeX", "Cooperlake", "Sapphirerapids", "Zen5")  # kernels that use AVX-512
+WIDE = ("SkylakeX", "Cooperlake", "Sapphirerapids", "Zen5")  # kernels that use AVX-512
 
 
 @lru_cache(maxsize=1)

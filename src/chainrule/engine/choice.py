@@ -42,8 +42,8 @@ def operations(architecture: Architecture, rows: int) -> int:
     return 6 * architecture.P * rows
 
 
-def choose(where: str, engine: str, architecture: Architecture, steps: int, rows_per_step: int) -> str:
-    """ "array" or "compiled" for a training of so many steps; `auto` compiles what would take seconds.
+def choose(where: str, engine: str, architecture: Architecture, steps: int, rows_per_step: int) -> EngineName:
+    """The engine, "array" or "compiled", of a training of so many steps; `auto` compiles what would take seconds.
 
     Raises:
         ParameterError: an unknown engine, or a compiled one that cannot be had here.

@@ -130,40 +130,52 @@ def address(array, at):
 
 
 @compiled
-def small(m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):
-    """`product` by loops, of which the innermost runs over neighbours."""
-    for i in range(m):
-        c = part(C, at_C + i * n, n)
-        if B_j == 1:
-            for j in range(n):
-                c[j] = 0
-            for p in range(k):
-                factor = alpha * A[at_A + i * A_i + p * A_p]
-                b = part(B, at_B + p * B_p, n)
-                for j in range(n):
-                    c[j] += factor * b[j]
-        else:
-            a = part(A, at_A + i * A_i, k)
-            for j in range(n):
-                b = part(B, at_B + j * B_j, k)
-                total = C.dtype.type(0)
-                for p in range(k):
-                    total += a[p] * b[p]
-                c[j] = alpha * total
+def product(gemm, m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C):
+    """C ← α A B, C (m, n) row after row; A (m, k) and B (k, n) by rows `step` apart, turned ones by columns so far apart."""
+    if m * n * k <= SMALL:
+        small(m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C)
+        return
+    i32 = np.int32
+    A_order, B_order = TRANSPOSED if A_turned else PLAIN, TRANSPOSED if B_turned else PLAIN
+    sizes = (i32(ROW_MAJOR), i32(A_order), i32(B_order), i32(m), i32(n), i32(k))
+    inputs = (alpha, address(A, at_A), i32(A_step), address(B, at_B), i32(B_step))
+    call(gemm, (*sizes, *inputs, C.dtype.type(0), address(C, at_C), i32(n)))
 
 
 @compiled
-def product(gemm, m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C):
-    """C_ij ← α Σ_p A_ip B_pj, C (m, n) row after row; A_i … B_j are the steps between elements, one of a pair is 1."""
-    if m * n * k <= SMALL:
-        small(m, n, k, alpha, A, at_A, A_i, A_p, B, at_B, B_p, B_j, C, at_C)
-        return
-    i32 = np.int32
-    trans_A, step_A = (PLAIN, A_i) if A_p == 1 else (TRANSPOSED, A_p)
-    trans_B, step_B = (PLAIN, B_p) if B_j == 1 else (TRANSPOSED, B_j)
-    sizes = (i32(ROW_MAJOR), i32(trans_A), i32(trans_B), i32(m), i32(n), i32(k))
-    inputs = (alpha, address(A, at_A), i32(step_A), address(B, at_B), i32(step_B))
-    call(gemm, (*sizes, *inputs, C.dtype.type(0), address(C, at_C), i32(n)))
+def small(m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C):
+    """`product` by loops, of which the innermost runs over neighbours."""
+    A_i, A_p = (1, A_step) if A_turned else (A_step, 1)
+    for i in range(m):
+        c = part(C, at_C + i * n, n)
+        if B_turned:
+            for j in range(n):
+                b = part(B, at_B + j * B_step, k)
+                total = C.dtype.type(0)
+                for p in range(k):
+                    total += A[at_A + i * A_i + p * A_p] * b[p]
+                c[j] = alpha * total
+        else:
+            fill(c, C.dtype.type(0))
+            for p in range(k):
+                factor = alpha * A[at_A + i * A_i + p * A_p]
+                b = part(B, at_B + p * B_step, n)
+                for j in range(n):
+                    c[j] += factor * b[j]
+
+
+@compiled
+def fill(vector, value):
+    """Set all numbers of a vector."""
+    for j in range(len(vector)):
+        vector[j] = value
+
+
+@compiled
+def copy(source, target):
+    """Write one vector into another."""
+    for j in range(len(source)):
+        target[j] = source[j]
 
 
 # -- random numbers ---------------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, r
         at_z, at_a = layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
         if layers[l, KIND] == DENSE:
             c = real(factors[l, FACTOR])
-            product(run[PRODUCT], rows, m, n, c, A, at_A, n, 1, theta, layers[l, AT_W], 1, n, work, at_z)
+            product(run[PRODUCT], rows, m, n, c, A, at_A, False, n, theta, layers[l, AT_W], True, n, work, at_z)
         elif layers[l, KIND] == SCALE:
             W = part(theta, layers[l, AT_W], m)
             for i in range(rows):
@@ -241,7 +253,9 @@ def backward(layers, factors, run, theta, work, scratch, first, rows):
         at_below = layers[l - 1, AT_DELTA] + first * n
         if layers[l, KIND] == DENSE:
             c = real(factors[l, FACTOR])
-            product(run[PRODUCT], rows, n, m, c, work, at_delta, m, 1, theta, layers[l, AT_W], n, 1, work, at_below)
+            product(
+                run[PRODUCT], rows, n, m, c, work, at_delta, False, m, theta, layers[l, AT_W], False, n, work, at_below
+            )
         elif layers[l, KIND] == SCALE:
             W = part(theta, layers[l, AT_W], m)
             for i in range(rows):
@@ -271,7 +285,7 @@ def gradients(layers, factors, run, settings, theta, g, work, X, at_X, rows, me,
         at_delta = layers[l, AT_DELTA] + first
         if own and layers[l, KIND] == DENSE:
             at, c = layers[l, AT_W] + first * n, real(factors[l, FACTOR])
-            product(run[PRODUCT], own, n, rows, c, work, at_delta, 1, m, A, at_A, n, 1, g, at)
+            product(run[PRODUCT], own, n, rows, c, work, at_delta, True, m, A, at_A, False, n, g, at)
             if penalised:
                 for i in range(own):
                     penalise(settings, part(theta, at + i * n, n), part(g, at + i * n, n), sums)
@@ -321,20 +335,6 @@ def squares(vector):
             sum_of_run += run[j] * run[j]
         total += sum_of_run
     return total
-
-
-@compiled
-def fill(vector, value):
-    """Set all numbers of a vector."""
-    for j in range(len(vector)):
-        vector[j] = value
-
-
-@compiled
-def copy(source, target):
-    """Write one vector into another."""
-    for j in range(len(source)):
-        target[j] = source[j]
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------

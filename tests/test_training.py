@@ -160,7 +160,7 @@ def test_every_step_can_be_recreated():
     np.testing.assert_array_equal(late.masks[1], again.masks[1])
     assert not np.array_equal(late.rows, early.rows)
     for _ in range(7):
-        training.advance()
+        training.advance(training.snapshot.step + 1)
     np.testing.assert_array_equal(training.snapshot.theta, run.snapshot.theta)
 
 

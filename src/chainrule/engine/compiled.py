@@ -105,15 +105,19 @@ class Predictor:
         self.threads, self.dtype = threads, dtype
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
         layers, factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
-        run = np.zeros(kernel.SETTINGS, np.int64)
+        run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.AT_SCRATCH] = layout.take(scratch)
-        self.tables = (layers, factors, run, np.zeros(max(architecture.sizes), dtype))
+        self.zeros = np.zeros(max(architecture.sizes), dtype)
+        run[kernel.ZEROS] = self.zeros.ctypes.data
+        self.tables = (layers, factors, run)
+        self.one = dtype.type(1)
         self.work = np.empty((threads, max(layout.size, 1)), dtype)
         self.nothing = np.empty((0, self.outputs), dtype)
         self.free = threading.Lock()
         rows = np.zeros((1, self.inputs), dtype)
-        kernel.predict(0, 1, 1, rows, *self.tables, np.zeros(architecture.P, dtype), self.work, *[self.nothing] * 2)
+        theta = np.zeros(architecture.P, dtype)
+        kernel.predict(0, 1, 1, rows, *self.tables, theta, self.work, self.nothing, self.nothing, self.one)
 
     def takes(self, X: object) -> TypeGuard[Array]:
         """Whether X is an array that the kernel can read as it is."""
@@ -132,10 +136,12 @@ class Predictor:
         a = np.empty(shape, self.dtype) if y_hat else self.nothing
         with self.free:
             if self.threads == 1 or len(X) <= PREDICT_BLOCK:
-                return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a)
+                return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one)
             found = together(
                 self.threads,
-                lambda me: kernel.predict(me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a),
+                lambda me: kernel.predict(
+                    me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one
+                ),
             )
         return z, a, all(found)
 
@@ -194,7 +200,7 @@ class Trainer:
             ) from None
         scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
-        run = self.run = np.zeros(kernel.SETTINGS, np.int64)
+        run = self.run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.GIVE_WAY] = blas.yield_address()
         places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
@@ -220,15 +226,24 @@ class Trainer:
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
-        self.data = tuple(readable(part).reshape(-1) for part in data)
-        self.kept = data  # whose memory the flat vectors are
-        self.optimizer, self.threads = optimizer, threads
+        self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
-        self.work = np.zeros(layout.size, dtype)
-        self.gradient = np.zeros(architecture.P, dtype)
-        self.zeros = np.zeros(max(architecture.sizes), dtype)
-        self.samples = np.zeros(3 * B)
         self.sums = np.zeros((threads, 8))
+        self.gradient = np.zeros(architecture.P, dtype)
+        memory = {
+            kernel.X: data[0],
+            kernel.Y: data[1],
+            kernel.S: data[2],
+            kernel.GRADIENT: self.gradient,
+            kernel.WORK: np.zeros(layout.size, dtype),
+            kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
+            kernel.SAMPLES: np.zeros(3 * B + 1),
+            kernel.COUNTER: np.zeros(1, np.int64),
+        }
+        self.memory = memory  # kept, as the kernel has only the addresses
+        for at, array in memory.items():
+            run[at] = array.ctypes.data
+        run[kernel.P] = architecture.P
         slots = np.zeros((len(optimizer.slots), 0), dtype)
         self.steps(np.zeros(0, dtype), slots, 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
 
@@ -243,16 +258,12 @@ class Trainer:
         if first:
             counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
             coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
-        counter = np.zeros(1, np.int64)
-        tables = (order, self.layers, self.factors, self.run, self.settings, self.zeros)
-        state = (theta, self.gradient, slots.reshape(-1), self.work, self.samples, self.parts, self.part_factors)
-        results = together(
-            self.threads,
-            lambda me: kernel.train(
-                me, self.threads, counter, self.sums, step, place, len(rates), *self.data, *tables, *state,
-                rates, coefficients.reshape(-1),
-            ),
-        )  # fmt: skip
+        run = self.run
+        run[kernel.THETA], run[kernel.SLOTS], run[kernel.ORDER] = (a.ctypes.data for a in (theta, slots, order))
+        self.memory[kernel.COUNTER][0] = 0
+        tables = (self.layers, self.factors, run, self.settings, self.parts, self.part_factors)
+        numbers = (rates, coefficients.ctypes.data, self.sums, self.one)
+        results = together(self.threads, lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
         done, cost_sum = results[0]
         return done, cost_sum
 

@@ -1,7 +1,8 @@
 """The training loop and the forward pass, compiled once for each dtype: steps in blocks, with no Python inside.
 
-The kernel knows layers by numbers only: sizes, places in θ and in the workspace, and the addresses of the passes that
-apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS.
+The kernel knows everything by numbers: sizes, places in θ and in the workspace, and the addresses of the passes that
+apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS. Memory is handed on by
+address, and looked at through `view`; `one` is the number 1 of the network's dtype, which tells the compiler the type.
 
 Threads share one step. Each takes a part of the rows of the batch through the forward and the backward pass, on which
 no thread waits for another; then each computes the gradient of a part of every layer's units from all rows, and
@@ -23,22 +24,27 @@ from numba.np import arrayobj
 
 from ..counter import Purpose
 
-# Columns of the table of layers, whole numbers.
+# Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
 KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD = range(10)
 DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
-# Places in the vector of whole numbers that describe a run: addresses, sizes, places in the workspace, choices.
+# Places in the vector of whole numbers that describes a run. Addresses of functions:
 PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
-ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(7, 17)
-ON_LOGITS, SUMMED, PENALISE_BIASES = range(17, 20)
-SETTINGS = 20
+# addresses of memory,
+X, Y, S, ORDER, THETA, GRADIENT, SLOTS, WORK, ZEROS, SAMPLES, COUNTER = range(7, 18)
+# sizes, places in the workspace, and choices.
+P, ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 29)
+ON_LOGITS, SUMMED, PENALISE_BIASES = range(29, 32)
+DESCRIPTION = 32  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST = range(8)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
 LOSS, WEIGHT, SHARE = range(3)
 # What each thread adds up in a step.
 PHI, PENALTY, SQUARES = range(3)
+# Columns of the table of who updates which part of θ.
+WHO, FROM, TO = range(3)
 DROPOUT_PURPOSE = int(Purpose.DROPOUT)
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
@@ -67,6 +73,57 @@ def call(typing_context: Any, address: Any, arguments: Any) -> Any:
 
 
 @intrinsic
+def view(typing_context: Any, address: Any, count: Any, like: Any) -> Any:
+    """The numbers at an address as a vector, of the type of `like`.
+
+    Its indices count up from 0, so LLVM sees that none is negative, and nothing counts who refers to it.
+    """
+    like = types.unliteral(like)
+    vector = types.Array(like, 1, "C")
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        made = arrayobj.make_array(vector)(context, builder)
+        number = context.get_data_type(like)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(number))
+        data = builder.inttoptr(values[0], number.as_pointer())
+        arrayobj.populate_array(made, data, [values[1]], [itemsize], itemsize, None)
+        return made._getvalue()
+
+    return vector(types.int64, types.int64, like), build
+
+
+@intrinsic
+def number(typing_context: Any, address: Any, like: Any) -> Any:
+    """The number at an address, of the type of `like`."""
+    like = types.unliteral(like)
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.inttoptr(values[0], context.get_data_type(like).as_pointer()))
+
+    return like(types.int64, like), build
+
+
+@intrinsic
+def width(typing_context: Any, like: Any) -> Any:
+    """The bytes of a number of the type of `like`, known when it is compiled."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.get_constant(types.int64, context.get_abi_sizeof(context.get_data_type(like)))
+
+    return types.int64(like), build
+
+
+@intrinsic
+def cast(typing_context: Any, like: Any, value: Any) -> Any:
+    """A float64 in the type of `like`."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.cast(builder, values[1], types.float64, like)
+
+    return like(like, types.float64), build
+
+
+@intrinsic
 def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
     """Add to the whole number at an address, at once for all threads, and return the sum."""
 
@@ -78,32 +135,11 @@ def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
 
 
 @intrinsic
-def part(typing_context: Any, array: Any, at: Any, size: Any) -> Any:
-    """The `size` numbers of a vector from `at` on, as a vector.
-
-    What a slice is, without its questions whether numbers count from the end, which keep LLVM from vector loops, and
-    without counting references.
-    """
-    view = types.Array(array.dtype, 1, "C")
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        given = arrayobj.make_array(array)(context, builder, values[0])
-        found = arrayobj.make_array(view)(context, builder)
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
-        data = builder.gep(given.data, [values[1]])
-        arrayobj.populate_array(found, data, [values[2]], [itemsize], itemsize, None)
-        return found._getvalue()
-
-    return view(array, types.int64, types.int64), build
-
-
-@intrinsic
 def look(typing_context: Any, address: Any) -> Any:
     """The whole number at an address as another thread last left it."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(pointer, "acquire", 8)
+        return builder.load_atomic(builder.inttoptr(values[0], ir.IntType(64).as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), build
 
@@ -124,44 +160,30 @@ def meet(counter, goal, give_way):
 
 
 @compiled
-def address(array, at):
-    """Where the element `at` of a vector stands in memory."""
-    return np.int64(array.ctypes.data) + at * array.itemsize
-
-
-@compiled
-def product(gemm, m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C):
+def product(gemm, m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C):
     """C ← α A B, C (m, n) row after row; A (m, k) and B (k, n) by rows `step` apart, turned ones by columns so far apart."""
     if m * n * k <= SMALL:
-        small(m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C)
+        small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C)
         return
     i32 = np.int32
     A_order, B_order = TRANSPOSED if A_turned else PLAIN, TRANSPOSED if B_turned else PLAIN
     sizes = (i32(ROW_MAJOR), i32(A_order), i32(B_order), i32(m), i32(n), i32(k))
-    inputs = (alpha, address(A, at_A), i32(A_step), address(B, at_B), i32(B_step))
-    call(gemm, (*sizes, *inputs, C.dtype.type(0), address(C, at_C), i32(n)))
+    call(gemm, (*sizes, alpha, A, i32(A_step), B, i32(B_step), alpha * 0, C, i32(n)))
 
 
 @compiled
-def small(m, n, k, alpha, A, at_A, A_turned, A_step, B, at_B, B_turned, B_step, C, at_C):
-    """`product` by loops, of which the innermost runs over neighbours."""
-    A_i, A_p = (1, A_step) if A_turned else (A_step, 1)
+def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C):
+    """`product` by loops."""
+    size = width(alpha)
+    A_i, A_p = (size, A_step * size) if A_turned else (A_step * size, size)
+    B_p, B_j = (size, B_step * size) if B_turned else (B_step * size, size)
     for i in range(m):
-        c = part(C, at_C + i * n, n)
-        if B_turned:
-            for j in range(n):
-                b = part(B, at_B + j * B_step, k)
-                total = C.dtype.type(0)
-                for p in range(k):
-                    total += A[at_A + i * A_i + p * A_p] * b[p]
-                c[j] = alpha * total
-        else:
-            fill(c, C.dtype.type(0))
+        c = view(C + i * n * size, n, alpha)
+        for j in range(n):
+            total = alpha * 0
             for p in range(k):
-                factor = alpha * A[at_A + i * A_i + p * A_p]
-                b = part(B, at_B + p * B_step, n)
-                for j in range(n):
-                    c[j] += factor * b[j]
+                total += number(A + i * A_i + p * A_p, alpha) * number(B + p * B_p + j * B_j, alpha)
+            c[j] = alpha * total
 
 
 @compiled
@@ -204,110 +226,108 @@ def key(seed, start, step, layer):
 
 
 @compiled
-def forward(layers, factors, run, theta, zeros, work, scratch, X, at_X, first, rows, masks, step):
-    """z and a of all layers for the rows from `first` on of the batch; `at_X` is where row `first` stands in X."""
-    real = theta.dtype.type
-    A, at_A = X, at_X
+def forward(layers, factors, run, theta, work, scratch, A, first, rows, masks, step, one):
+    """z and a of all layers for the rows from `first` on of the batch, of which the first stands at A."""
+    size = width(one)
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        at_z, at_a = layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
+        z, a = work + (layers[l, AT_Z] + first * m) * size, work + (layers[l, AT_A] + first * m) * size
+        W = theta + layers[l, AT_W] * size
         if layers[l, KIND] == DENSE:
-            c = real(factors[l, FACTOR])
-            product(run[PRODUCT], rows, m, n, c, A, at_A, False, n, theta, layers[l, AT_W], True, n, work, at_z)
+            product(run[PRODUCT], rows, m, n, cast(one, factors[l, FACTOR]), A, False, n, W, True, n, z)
         elif layers[l, KIND] == SCALE:
-            W = part(theta, layers[l, AT_W], m)
+            scale = view(W, m, one)
             for i in range(rows):
-                z, a_prev = part(work, at_z + i * m, m), part(A, at_A + i * m, m)
+                target, source = view(z + i * m * size, m, one), view(A + i * m * size, m, one)
                 for k in range(m):
-                    z[k] = a_prev[k] * W[k]
+                    target[k] = source[k] * scale[k]
         elif masks:
-            word = key(run[SEED], run[START], step, l + 1)
-            rate, kept = factors[l, RATE], real(1 / (1 - factors[l, RATE]))
-            a, a_prev, mask = part(work, at_a, rows * m), part(A, at_A, rows * m), part(work, at_z, rows * m)
-            for j in range(rows * m):
-                count = np.uint64(first * m + j + 1)
-                uniform = np.float64(mixed(word + count * GOLDEN) >> np.uint64(11)) * 2.0**-53
-                mask[j] = kept if uniform >= rate else real(0)  # which the backward pass reads
-                a[j] = a_prev[j] * mask[j]
+            drop(view(A, rows * m, one), view(z, rows * m, one), view(a, rows * m, one), factors[l, RATE], first * m,
+                 key(run[SEED], run[START], step, l + 1), one)  # fmt: skip
         else:
-            copy(part(A, at_A, rows * m), part(work, at_a, rows * m))
+            copy(view(A, rows * m, one), view(a, rows * m, one))
         if layers[l, FORWARD]:
-            b = address(zeros, 0) if layers[l, AT_B] < 0 else address(theta, layers[l, AT_B])
-            call(layers[l, FORWARD], (address(work, at_z), address(work, at_a), b, scratch, rows, m))
-        A, at_A = work, at_a
+            b = run[ZEROS] if layers[l, AT_B] < 0 else theta + layers[l, AT_B] * size
+            call(layers[l, FORWARD], (z, a, b, scratch, rows, m))
+        A = a
 
 
 @compiled
-def backward(layers, factors, run, theta, work, scratch, first, rows):
+def drop(source, mask, target, rate, first, word, one):
+    """The mask of the numbers from `first` on, which the backward pass reads, and the numbers that it leaves."""
+    kept = cast(one, 1 / (1 - rate))
+    for j in range(len(source)):
+        uniform = np.float64(mixed(word + np.uint64(first + j + 1) * GOLDEN) >> np.uint64(11)) * 2.0**-53
+        mask[j] = kept if uniform >= rate else one * 0
+        target[j] = source[j] * mask[j]
+
+
+@compiled
+def backward(layers, factors, run, theta, work, scratch, first, rows, one):
     """δ of all layers for the rows from `first` on, from ∂C/∂z or ∂C/∂a of the last in its place."""
-    real = theta.dtype.type
+    size = width(one)
     last = len(layers) - 1
     for l in range(last, -1, -1):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        at_delta, at_z, at_a = layers[l, AT_DELTA] + first * m, layers[l, AT_Z] + first * m, layers[l, AT_A] + first * m
+        z, a = work + (layers[l, AT_Z] + first * m) * size, work + (layers[l, AT_A] + first * m) * size
+        delta = work + (layers[l, AT_DELTA] + first * m) * size
         if layers[l, BACKWARD] and not (l == last and run[ON_LOGITS]):
-            addresses = (address(work, at_delta), address(work, at_z), address(work, at_a), scratch)
-            call(layers[l, BACKWARD], (*addresses, rows, m))
+            call(layers[l, BACKWARD], (delta, z, a, scratch, rows, m))
         if l == 0:
             break
-        at_below = layers[l - 1, AT_DELTA] + first * n
+        below, W = work + (layers[l - 1, AT_DELTA] + first * n) * size, theta + layers[l, AT_W] * size
         if layers[l, KIND] == DENSE:
-            c = real(factors[l, FACTOR])
-            product(
-                run[PRODUCT], rows, n, m, c, work, at_delta, False, m, theta, layers[l, AT_W], False, n, work, at_below
-            )
+            product(run[PRODUCT], rows, n, m, cast(one, factors[l, FACTOR]), delta, False, m, W, False, n, below)
         elif layers[l, KIND] == SCALE:
-            W = part(theta, layers[l, AT_W], m)
+            scale = view(W, m, one)
             for i in range(rows):
-                below, delta = part(work, at_below + i * m, m), part(work, at_delta + i * m, m)
+                target, source = view(below + i * m * size, m, one), view(delta + i * m * size, m, one)
                 for k in range(m):
-                    below[k] = delta[k] * W[k]
+                    target[k] = source[k] * scale[k]
         else:
-            below, delta, mask = (
-                part(work, at_below, rows * m),
-                part(work, at_delta, rows * m),
-                part(work, at_z, rows * m),
-            )
+            target, source, mask = view(below, rows * m, one), view(delta, rows * m, one), view(z, rows * m, one)
             for j in range(rows * m):
-                below[j] = delta[j] * mask[j]
+                target[j] = source[j] * mask[j]
 
 
 @compiled
-def gradients(layers, factors, run, settings, theta, g, work, X, at_X, rows, me, threads, sums):
+def gradients(layers, factors, run, settings, A, rows, me, threads, sums, one):
     """∂C/∂W, ∂C/∂b and the penalty's part, of this thread's share of every layer's units, from all rows."""
-    real = theta.dtype.type
+    size, theta, g, work = width(one), run[THETA], run[GRADIENT], run[WORK]
     penalised = settings[L1] != 0 or settings[L2] != 0
-    A, at_A = X, at_X
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        first, end = m * me // threads, m * (me + 1) // threads
-        own = end - first
-        at_delta = layers[l, AT_DELTA] + first
+        first = m * me // threads
+        own = m * (me + 1) // threads - first
+        delta = work + (layers[l, AT_DELTA] + first) * size
         if own and layers[l, KIND] == DENSE:
-            at, c = layers[l, AT_W] + first * n, real(factors[l, FACTOR])
-            product(run[PRODUCT], own, n, rows, c, work, at_delta, True, m, A, at_A, False, n, g, at)
+            at = (layers[l, AT_W] + first * n) * size
+            product(run[PRODUCT], own, n, rows, cast(one, factors[l, FACTOR]), delta, True, m, A, False, n, g + at)
             if penalised:
                 for i in range(own):
-                    penalise(settings, part(theta, at + i * n, n), part(g, at + i * n, n), sums)
+                    row = at + i * n * size
+                    penalise(settings, view(theta + row, n, one), view(g + row, n, one), sums)
         elif own and layers[l, KIND] == SCALE:
-            W, dC_dW = part(theta, layers[l, AT_W] + first, own), part(g, layers[l, AT_W] + first, own)
-            fill(dC_dW, real(0))
+            at = (layers[l, AT_W] + first) * size
+            dC_dW = view(g + at, own, one)
+            fill(dC_dW, one * 0)
             for i in range(rows):
-                delta, a_prev = part(work, at_delta + i * m, own), part(A, at_A + first + i * m, own)
+                d, a_prev = view(delta + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
                 for k in range(own):
-                    dC_dW[k] += delta[k] * a_prev[k]
+                    dC_dW[k] += d[k] * a_prev[k]
             if penalised:
-                penalise(settings, W, dC_dW, sums)
+                penalise(settings, view(theta + at, own, one), dC_dW, sums)
         if own and layers[l, AT_B] >= 0:
-            b, dC_db = part(theta, layers[l, AT_B] + first, own), part(g, layers[l, AT_B] + first, own)
-            fill(dC_db, real(0))
+            at = (layers[l, AT_B] + first) * size
+            dC_db = view(g + at, own, one)
+            fill(dC_db, one * 0)
             for i in range(rows):
-                delta = part(work, at_delta + i * m, own)
+                d = view(delta + i * m * size, own, one)
                 for k in range(own):
-                    dC_db[k] += delta[k]
+                    dC_db[k] += d[k]
             if penalised and run[PENALISE_BIASES]:
-                penalise(settings, b, dC_db, sums)
-        A, at_A = work, layers[l, AT_A]
+                penalise(settings, view(theta + at, own, one), dC_db, sums)
+        A = work + layers[l, AT_A] * size
 
 
 @compiled
@@ -325,12 +345,12 @@ def penalise(settings, w, g, sums):
 
 
 @compiled
-def squares(vector):
-    """The sum of squares, in the vector's dtype over short runs and in float64 over these."""
+def squares(address, count, one):
+    """The sum of squares, in the network's dtype over short runs and in float64 over these."""
     total = 0.0
-    for at in range(0, len(vector), RUN):
-        run = part(vector, at, min(RUN, len(vector) - at))
-        sum_of_run = vector.dtype.type(0)
+    for at in range(0, count, RUN):
+        run = view(address + at * width(one), min(RUN, count - at), one)
+        sum_of_run = one * 0
         for j in range(len(run)):
             sum_of_run += run[j] * run[j]
         total += sum_of_run
@@ -342,88 +362,83 @@ def squares(vector):
 
 @compiled
 def train(
-    me, threads, counter, sums, step, place, steps, X, Y, S, order, layers, factors, run, settings, zeros,
-    theta, g, slots, work, samples, parts, part_factors, rates, coefficients,
-):  # fmt: skip
-    """`steps` updates from step number `step` on, which is number `place` of its epoch.
+    me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
+):
+    """An update for each of the rates, from step number `step` on, which is number `place` of its epoch.
 
     All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the steps'
     costs, each with its share of the epoch. It ends before an update whose gradient is not finite, or so large that
     its squares might not be.
     """
-    real = theta.dtype.type
-    n, K, B, P = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], len(theta)
+    n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
+    theta, g, slots, work = run[THETA], run[GRADIENT], run[SLOTS], run[WORK]
     last = len(layers) - 1
-    scratch = address(work, run[AT_SCRATCH] + me * run[SCRATCH])
-    meeting = address(counter, 0)
+    scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
+    smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
+    share_of_output = settings[OUTPUT_SHARE]
     met = 0
     cost_sum = 0.0
-    for t in range(steps):
+    for t in range(len(rates)):
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)
-        first, end = rows * me // threads, rows * (me + 1) // threads
-        own = end - first
-        numbers = part(order, begin + first, own)
-        A, at_A = X, begin * n
+        first = rows * me // threads
+        own = rows * (me + 1) // threads - first
+        picked = view(run[ORDER] + (begin + first) * 8, own, 0)
+        A = run[X] + begin * n * size
         if run[GATHERED]:
-            A, at_A = work, run[AT_X]
+            A = work + run[AT_X] * size
             for i in range(own):
-                copy(part(X, numbers[i] * n, n), part(work, at_A + (first + i) * n, n))
-        smooth, smooth_by = real(settings[SMOOTH]), real(settings[SMOOTH_BY])
+                copy(view(run[X] + picked[i] * n * size, n, one), view(A + (first + i) * n * size, n, one))
+        targets = work + (run[AT_Y] + first * K) * size
         for i in range(own):
-            given, y = part(Y, numbers[i] * K, K), part(work, run[AT_Y] + (first + i) * K, K)
+            given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
             for k in range(K):
                 y[k] = given[k] * smooth + smooth_by
-        forward(layers, factors, run, theta, zeros, work, scratch, A, at_A + first * n, first, own, True, step + t)
+        forward(layers, factors, run, theta, work, scratch, A + first * n * size, first, own, True, step + t, one)
 
-        output = layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K
-        at_y = address(work, run[AT_Y] + first * K)
-        z = address(work, output)
-        delta = address(work, layers[last, AT_DELTA] + first * K)
-        L, s = part(samples, LOSS * B + first, own), part(samples, WEIGHT * B + first, own)
-        dC_dL, w = part(samples, SHARE * B + first, own), part(work, run[AT_WEIGHT] + first, own)
+        z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
+        delta = work + (layers[last, AT_DELTA] + first * K) * size
+        L, s = (
+            view(run[SAMPLES] + (LOSS * B + first) * 8, own, 1.0),
+            view(run[SAMPLES] + (WEIGHT * B + first) * 8, own, 1.0),
+        )
+        dC_dL = view(run[SAMPLES] + (SHARE * B + first) * 8, own, 1.0)
+        at_w, at_L = work + (run[AT_WEIGHT] + first) * size, run[SAMPLES] + (LOSS * B + first) * 8
+        w = view(at_w, own, one)
         for i in range(own):
-            s[i] = S[numbers[i]]
+            s[i] = number(run[S] + picked[i] * 8, 1.0)
         phi = 0.0
         if run[AGGREGATE]:  # which looks at all samples of the batch
-            call(run[VALUE], (z, at_y, address(L, 0), scratch, own, K))
+            call(run[VALUE], (z, targets, at_L, scratch, own, K))
             for i in range(own):
-                L[i] *= settings[OUTPUT_SHARE]
-            if threads > 1:
-                met += threads
-                meet(meeting, met, run[GIVE_WAY])
+                L[i] *= share_of_output
+            met = wait(run, met, threads)
             if me == 0:
-                addresses = (address(samples, 0), address(samples, B), address(samples, 2 * B), address(sums[0], PHI))
-                call(run[AGGREGATE], (*addresses, settings[MEAN_WEIGHT], rows))
-                phi = sums[0, PHI]
-            if threads > 1:
-                met += threads
-                meet(meeting, met, run[GIVE_WAY])
+                vectors = (run[SAMPLES], run[SAMPLES] + WEIGHT * B * 8, run[SAMPLES] + SHARE * B * 8)
+                call(run[AGGREGATE], (*vectors, run[SAMPLES] + 3 * B * 8, settings[MEAN_WEIGHT], rows))
+                phi = number(run[SAMPLES] + 3 * B * 8, 1.0)
+            met = wait(run, met, threads)
             for i in range(own):
-                w[i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
-            call(run[SLOPE], (z, at_y, address(w, 0), delta, scratch, own, K))
+                w[i] = cast(one, dC_dL[i] * share_of_output)
+            call(run[SLOPE], (z, targets, at_w, delta, scratch, own, K))
         else:
             divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
             for i in range(own):
                 dC_dL[i] = s[i] / divisor
-                w[i] = real(dC_dL[i] * settings[OUTPUT_SHARE])
-            call(run[LOSS_AND_SLOPE], (z, at_y, address(w, 0), address(L, 0), delta, scratch, own, K))
+                w[i] = cast(one, dC_dL[i] * share_of_output)
+            call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
             for i in range(own):
-                phi += dC_dL[i] * settings[OUTPUT_SHARE] * L[i] if s[i] > 0 else 0.0
-        backward(layers, factors, run, theta, work, scratch, first, own)
-        if threads > 1:
-            met += threads
-            meet(meeting, met, run[GIVE_WAY])
+                phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
+        backward(layers, factors, run, theta, work, scratch, first, own, one)
+        met = wait(run, met, threads)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
-        gradients(layers, factors, run, settings, theta, g, work, A, at_A, rows, me, threads, mine)
+        gradients(layers, factors, run, settings, A, rows, me, threads, mine, one)
         for j in range(len(parts)):
-            if parts[j, 0] == me:
-                mine[SQUARES] += squares(part(g, parts[j, 1], parts[j, 2] - parts[j, 1]))
-        if threads > 1:
-            met += threads
-            meet(meeting, met, run[GIVE_WAY])
+            if parts[j, WHO] == me:
+                mine[SQUARES] += squares(g + parts[j, FROM] * size, parts[j, TO] - parts[j, FROM], one)
+        met = wait(run, met, threads)
 
         cost, penalty, square = 0.0, 0.0, 0.0
         for other in range(threads):
@@ -435,44 +450,46 @@ def train(
         share = rows / run[ROWS]
         cost_sum += cost * (1.0 if run[SUMMED] else share) + penalty * share
         length = np.sqrt(square)
-        scale = real(settings[CLIP] / length) if length > settings[CLIP] else real(1)
+        clip = cast(one, settings[CLIP] / length) if length > settings[CLIP] else one
         for j in range(len(parts)):
-            if parts[j, 0] == me:
-                eta = real(rates[t]) * real(part_factors[j])
-                at, end = parts[j, 1], parts[j, 2]
-                state = (
-                    address(slots, at),
-                    address(slots, P + at),
-                    address(slots, 2 * P + at),
-                    address(slots, 3 * P + at),
-                )
-                arrays = (address(theta, at), address(g, at), *state, address(coefficients, t * 8))
-                call(run[UPDATE], (*arrays, eta, scale, end - at))
-        if threads > 1:
-            met += threads
-            meet(meeting, met, run[GIVE_WAY])
-    return steps, cost_sum
+            if parts[j, WHO] == me:
+                at, count = parts[j, FROM] * size, parts[j, TO] - parts[j, FROM]
+                slot = run[P] * size
+                state = (slots + at, slots + slot + at, slots + 2 * slot + at, slots + 3 * slot + at)
+                eta = cast(one, rates[t]) * cast(one, part_factors[j])
+                call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * 64, eta, clip, count))
+        met = wait(run, met, threads)
+    return len(rates), cost_sum
 
 
 @compiled
-def predict(me, threads, block, X, layers, factors, run, zeros, theta, work, logits, y_hat):
+def wait(run, met, threads):
+    """Meet the other threads, if there are any; returns the count of arrivals that the next meeting starts from."""
+    if threads > 1:
+        meet(run[COUNTER], met + threads, run[GIVE_WAY])
+    return met + threads
+
+
+@compiled
+def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_hat, one):
     """The last z and a of the rows of X (N, n_0), in blocks of rows that go to the threads in turn.
 
     Either result may have no rows, and is left out then. Returns whether this thread's rows of X are finite.
     """
-    (N, n), K = X.shape, layers[-1, UNITS]
-    numbers, z, a = X.reshape(-1), logits.reshape(-1), y_hat.reshape(-1)
-    own = work[me]
-    scratch = address(own, run[AT_SCRATCH])
-    at_z, at_a = layers[-1, AT_Z], layers[-1, AT_A]
-    total = theta.dtype.type(0)
+    N, n, K, size = X.shape[0], layers[0, INPUTS], layers[-1, UNITS], width(one)
+    x, z, a = X.reshape(-1), logits.reshape(-1), y_hat.reshape(-1)
+    at_theta, own = np.int64(theta.ctypes.data), np.int64(work.ctypes.data) + me * work.shape[1] * size
+    scratch = own + run[AT_SCRATCH] * size
+    total = one * 0
     for begin in range(me * block, N, threads * block):
         rows = min(block, N - begin)
-        for j in range(begin * n, (begin + rows) * n):
-            total += numbers[j] * 0
-        forward(layers, factors, run, theta, zeros, own, scratch, numbers, begin * n, 0, rows, False, 0)
+        at = np.int64(x.ctypes.data) + begin * n * size
+        given = view(at, rows * n, one)
+        for j in range(rows * n):
+            total += given[j] * 0
+        forward(layers, factors, run, at_theta, own, scratch, at, 0, rows, False, 0, one)
         if len(z):
-            z[begin * K : (begin + rows) * K] = own[at_z : at_z + rows * K]
+            copy(view(own + layers[-1, AT_Z] * size, rows * K, one), z[begin * K : (begin + rows) * K])
         if len(a):
-            a[begin * K : (begin + rows) * K] = own[at_a : at_a + rows * K]
+            copy(view(own + layers[-1, AT_A] * size, rows * K, one), a[begin * K : (begin + rows) * K])
     return total == 0

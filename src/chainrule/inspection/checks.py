@@ -13,7 +13,7 @@ from .numeric import Direction, Function, Numeric, along, complex_step
 
 COMPLEX, CENTRAL, EXACT = 1e-9, 1e-6, 1e-10  # limits of relative errors, by witness
 FLOOR = 1e-3  # numbers below this share of the typical size are compared by their difference
-POINTS = 8  # single places at which differences are taken too
+POINTS = 4  # single places at which differences are taken too
 WHOLE, LOOP = "whole gradient", "the backward loop"
 
 Label = Callable[[tuple[int, ...]], str]
@@ -164,25 +164,42 @@ def both_along(
     factor: str,
     f: Function,
     x: Array,
-    gradient: Array,
-    directions: Sequence[Direction],
-    floor: Array,
+    analytic: Array,
+    step: Callable[[int], tuple[Array, Any]],
+    few: Sequence[int],
+    label: Label,
+    floor: Callable[[Array, Sequence[int]], Any],
     rests_on: Sequence[str],
 ) -> Iterator[Check]:
-    """∂f/∂x (n,) of a number along directions: by a complex step along all, by differences along a few and all wide ones.
+    """The derivatives (…, K) of f at x along `step(k)`: by complex steps along all, by differences along a `few`.
 
-    Differences cost twenty times as much; where there is no complex step they are taken along all.
+    Differences cost twenty times as much, so they are taken along all only where there is no complex step. `floor` gets
+    the numeric derivatives along some of the steps, and which.
     """
-    analytic, names = np.array([d.dot(gradient) for d in directions]), [d.name for d in directions]
-    wide = [i for i, d in enumerate(directions) if np.ndim(d.by)]
-    single = [i for i, d in enumerate(directions) if not np.ndim(d.by)]
-    few = [*single[:: max(1, len(single) // POINTS)], *wide]
-    numeric = along(f, x, [directions[i] for i in few])
+    every = range(analytic.shape[-1])
+    numeric = along(f, x, (step(k) for k in few))
     if numeric.complex_step is not None:
-        exact = np.array([complex_step(f, x, d.vector(x.size)) for d in directions])
-        yield compare(factor, "complex step", analytic, exact, COMPLEX, lambda i: names[i[0]], floor, rests_on)
-        numeric = numeric._replace(complex_step=None)
-    else:
-        few = list(range(len(directions)))
-        numeric = along(f, x, directions)
-    yield from both(factor, analytic[few], numeric, lambda i: names[few[i[0]]], floor[few], rests_on)
+        exact = np.stack([np.asarray(complex_step(f, x, *step(k))) for k in every], axis=-1)
+        yield compare(factor, "complex step", analytic, exact, COMPLEX, label, floor(exact, every), rests_on)
+    elif len(few) < len(every):
+        few, numeric = every, along(f, x, (step(k) for k in every))
+    there: Label = lambda i: label((*i[:-1], few[i[-1]]))  # noqa: E731
+    numeric = numeric._replace(complex_step=None)
+    yield from both(factor, analytic[..., list(few)], numeric, there, floor(numeric.central, few), rests_on)
+
+
+def both_in(
+    factor: str,
+    f: Function,
+    x: Array,
+    gradient: Array,
+    ways: Sequence[Direction],
+    floors: Array,
+    rests_on: Sequence[str],
+) -> Iterator[Check]:
+    """The gradient (n,) of a number f at x (n,) along directions, by differences along some of them and the last."""
+    last = len(ways) - 1
+    few = [*range(0, last, max(1, last // POINTS)), last]
+    analytic, label = np.array([d.dot(gradient) for d in ways]), lambda i: ways[i[0]].name
+    floor = lambda _, which: floors[list(which)]  # noqa: E731
+    yield from both_along(factor, f, x, analytic, lambda k: ways[k].step(x.size), few, label, floor, rests_on)

@@ -18,9 +18,9 @@ from ..formulas.activations import Activation
 from ..formulas.losses import Loss, on_logits
 from ..formulas.record import Record
 from . import per_sample, rewritten
-from .checks import COMPLEX, EXACT, FLOOR, POINTS, Check, Label, both, both_along, compare
+from .checks import COMPLEX, EXACT, FLOOR, POINTS, Check, Label, both, both_along, both_in, compare
 from .formula_text import by_formula
-from .numeric import TINY, Direction, Function, along, columnwise, differentiate
+from .numeric import TINY, Direction, Function, along, differentiate
 from .problem import NEAR, Problem, attempt, away_from_kinks, pick, smooth_rows, z_and_a
 
 COLUMNS, SAMPLES, COORDINATES = 24, 16, 64  # how many are looked at where there are more
@@ -117,18 +117,34 @@ def check_columns(
     spread: int = 0,
     least: float = 1e-3,
 ) -> Iterator[Check]:
-    """∂f/∂x_k (M, …, n) for some columns k of x (M, n), whose rows do not touch each other.
+    """∂f/∂x (M, …, n) in some columns of x (M, n), whose rows do not touch each other, and in all along random signs.
 
     Numbers are compared by their difference where they are below a share of the largest one of the rows from `spread`
     on, or of `least`, or, of columns with a rounding of their own, below `slack` (M, n).
     """
-    columns = [int(k) for k in pick(rng, x.shape[1], COLUMNS)]
-    numeric = columnwise(f, x, columns)
-    sizes = np.abs(numeric.central[spread:])
-    own = 0.0 if slack is None else slack[:, columns]
-    floor = own + FLOOR * max(least, float(sizes[np.isfinite(sizes)].max(initial=0.0)))
-    there: Label = lambda i: label((*i[:-1], columns[i[-1]]))  # noqa: E731
-    yield from both(factor, analytic[..., columns], numeric, there, floor, rests_on)
+    columns, (M, n) = pick(rng, x.shape[1], COLUMNS), x.shape
+    last, signs = len(columns), rng.choice([-1.0, 1.0], x.shape)
+    between = (1,) * (analytic.ndim - 2)
+    wide = (analytic * signs.reshape(M, *between, n)).sum(axis=-1, keepdims=True)
+    analytic = np.concatenate([analytic[..., columns], wide], axis=-1)
+    if slack is not None:
+        slack = np.column_stack([slack[:, columns], slack.sum(axis=1)])
+
+    def step(k: int) -> tuple[Array, Array]:
+        chosen = np.arange(n) == columns[k] if k < last else np.ones(n)
+        size = np.maximum(1.0, np.abs(x @ chosen)) if k < last else np.ones(M)
+        return size[:, None] * chosen * (signs if k == last else 1.0), size.reshape(M, *between)
+
+    def floor(numeric: Array, which: Sequence[int]) -> Any:
+        sizes = np.abs(numeric[spread:])
+        top = FLOOR * max(least, float(sizes[np.isfinite(sizes)].max(initial=0.0)))
+        return top if slack is None else top + slack[:, list(which)]
+
+    def there(i: tuple[int, ...]) -> str:
+        return label((*i[:-1], int(columns[i[-1]]))) if i[-1] < last else "all columns along random signs"
+
+    few = [*range(0, last, max(1, last // POINTS)), last]
+    yield from both_along(factor, f, x, analytic, step, few, there, floor, rests_on)
 
 
 def check_text(
@@ -140,10 +156,10 @@ def check_text(
 ) -> Iterator[Check]:
     """A record's value and derivatives against its formula text, at some of the points `at`, (M, n) by name."""
     M, n = next(iter(at.values())).shape
-    where: Any = pick(rng, M, 2 * POINTS)
+    where: Any = pick(rng, M, 4 * POINTS)
     if "[" in record.formula:  # such a formula takes rows of any length: a part of one will do
         at = {name: v[:, :4] for name, v in at.items()}
-        where = where[: POINTS // 2]
+        where = where[:POINTS]
         if n > 4 and "y" in at:  # probabilities still sum to 1
             at["y"] = (at["y"] + 0.1) / (at["y"] + 0.1).sum(axis=1, keepdims=True)
     else:
@@ -167,8 +183,8 @@ def check_activation(g: Activation, number: int, z: Array, rng: np.random.Genera
         parts = ["value", "matrix", "contraction", "tangent"]
     names = [f"activation {g}, {part}" for part in parts]
     own = z[pick(rng, len(z), SAMPLES)][:, pick(rng, z.shape[1], COLUMNS)]
-    spread = np.resize(SPREAD, (len(SPREAD), own.shape[1])) + 0.01 * rng.standard_normal((len(SPREAD), own.shape[1]))
-    z = np.vstack([own, spread])
+    spread = SPREAD[np.add.outer(range(len(SPREAD)), range(own.shape[1])) % len(SPREAD)]
+    z = np.vstack([own, spread + 0.01 * rng.standard_normal(spread.shape)])
     for kink in g.kinks:
         z = np.where(np.abs(z - kink) < 10 * NEAR * np.maximum(1, np.abs(z)), kink + 0.5, z)
     a = g.value(z)
@@ -258,6 +274,7 @@ def check_layer(A: Architecture, number: int, theta: Array, a_prev: Array, rng: 
     alone = Architecture(a_prev.shape[1], (layer,))  # a network of this layer only, whose θ begins at `start`
     start = next((at.start for at in A.places[number - 1] if at is not None), 0)
     own = theta[start : start + alone.P]
+    own = np.where(own == 0, 0.1 * rng.choice([-1.0, 1.0], own.shape), own)  # a bias of 0 hides that it was forgotten
     p = alone.views(own)[0]
     a_prev = a_prev[pick(rng, len(a_prev), fewer(SAMPLES, own.size))]
     mask = layer.mask(rng.random(a_prev.shape), np.dtype(np.float64)) if isinstance(layer, Dropout) else None
@@ -289,7 +306,7 @@ def check_layer(A: Architecture, number: int, theta: Array, a_prev: Array, rng: 
         if block is None:
             continue
         ways = directions(A, block, fewer(COORDINATES, own.size), rng, start)
-        yield from both_along(factor, score, own, found, ways, np.full(len(ways), top), [named])
+        yield from both_in(factor, score, own, found, ways, np.full(len(ways), top), [named])
         at = ways[-1].at
         total, first = rows[:, at].sum(axis=0), block.start
         label = lambda i, first=first: address(A, first + i[-1])  # type: ignore[misc] # noqa: E731
@@ -324,7 +341,7 @@ def check_aggregate(problem: Problem, L: Array, rng: np.random.Generator) -> Ite
         yield compare(first, "its sum", np.sum(slope), known, EXACT, label, rests_on=[value])
     places = pick(rng, len(L), COLUMNS)
     f: Function = lambda x: np.asarray(phi.value_and_gradient(x, s, mean_weight)[0])  # noqa: E731
-    numeric = along(f, L, [Direction("", slice(i, i + 1), size=0.1 * size) for i in places])
+    numeric = along(f, L, [Direction("", slice(i, i + 1), size=0.1 * size).step(len(L)) for i in places])
     floor = FLOOR * float(np.abs(numeric.central).max(initial=0.0))
     yield from both(first, slope[places], numeric, lambda i: f"sample {places[i[0]]}", floor, [value])
 
@@ -380,5 +397,5 @@ def check_penalty(problem: Problem, rng: np.random.Generator) -> Iterator[Check]
     blocks = [at for pair in A.places for at in pair if at is not None]
     ways = [d for at in blocks for d in directions(A, at, fewer(COORDINATES, A.P) // len(blocks) + 1, rng)]
     f: Function = lambda x: np.asarray(R.value(A, x))  # noqa: E731
-    floor = np.array([np.abs(d.by).sum() for d in ways]) * (FLOOR * (R.l1 + R.l2) + 1e-5)
-    yield from both_along(PENALTY_GRADIENT, f, theta, slope - 1, ways, floor, [PENALTY])
+    floor = np.array([d.reach(np.ones(A.P)) for d in ways]) * (FLOOR * (R.l1 + R.l2) + 1e-5)
+    yield from both_in(PENALTY_GRADIENT, f, theta, slope - 1, ways, floor, [PENALTY])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +32,19 @@ class Direction(NamedTuple):
     by: Any = 1.0
     size: float = 1.0
 
-    def vector(self, n: int) -> Array:
-        """The direction (n,)."""
+    def step(self, n: int) -> tuple[Array, float]:
+        """The vector (n,) of a step, and its size."""
         d = np.zeros(n)
-        d[self.at] = self.by
-        return d
+        d[self.at] = self.size * self.by
+        return d, self.size
 
     def dot(self, v: Array) -> Any:
         """Its product with a vector."""
         return np.sum(self.by * v[self.at])
+
+    def reach(self, v: Array) -> Any:
+        """The same without cancellation: the product of the absolute values."""
+        return np.sum(np.abs(self.by * v[self.at]))
 
 
 def complex_step(f: Function, x: Array, step: Array, size: Any = 1.0) -> Array | None:
@@ -85,26 +89,12 @@ def differentiate(f: Function, x: Array, step: Array, size: Any = 1.0) -> Numeri
     return Numeric(None if (off & np.isfinite(error)).any() else exact, central, error)
 
 
-def stacked(parts: Sequence[Numeric]) -> Numeric:
-    """Derivatives along several directions, side by side on a new last axis."""
+def along(f: Function, x: Array, steps: Iterable[tuple[Array, Any]]) -> Numeric:
+    """The derivatives of f at x along steps, each with its size, side by side on a new last axis."""
+    parts = [differentiate(f, x, *step) for step in steps]
     exact = [p.complex_step for p in parts if p.complex_step is not None]
     return Numeric(
         np.stack(exact, axis=-1) if len(exact) == len(parts) else None,
         np.stack([p.central for p in parts], axis=-1),
         np.stack([p.error for p in parts], axis=-1),
     )
-
-
-def along(f: Function, x: Array, directions: Sequence[Direction]) -> Numeric:
-    """The derivatives of a number f at a vector x along directions, (len(directions),)."""
-    return stacked([differentiate(f, x, d.size * d.vector(x.size), d.size) for d in directions])
-
-
-def columnwise(f: Function, x: Array, columns: Sequence[int]) -> Numeric:
-    """∂f/∂x_k for some columns k of x (M, n), whose rows do not touch each other; f (M, …) → (M, …, columns)."""
-    parts, axes = [], np.ndim(f(x)) - 1
-    for k in columns:
-        step = np.zeros_like(x)
-        step[:, k] = np.maximum(1.0, np.abs(x[:, k]))
-        parts.append(differentiate(f, x, step, step[:, k].reshape(-1, *[1] * axes)))
-    return stacked(parts)

@@ -28,7 +28,7 @@ from ..counter import check_seed
 from ..errors import ShapeError
 from ..formulas.activations import Activation
 from ..formulas.losses import on_logits
-from .checks import COMPLEX, FLOOR, WHOLE, both, both_along, compare
+from .checks import COMPLEX, FLOOR, WHOLE, both, both_in, compare
 from .checks import Check as Check
 from .checks import Report as Report
 from .factors import address, check_factors, directions, fewer, on_the_way
@@ -87,10 +87,10 @@ def check_whole(
     ways = [d for at in blocks for d in directions(A, at, most, rng)]
     signs = rng.choice([-1.0, 1.0], (2, A.P))
     ways += [Direction("θ, all along random signs", slice(0, A.P), d) for d in signs]
-    ways = [d._replace(size=step_size(problem, d.vector(A.P))) for d in ways]
-    floor = FLOOR * np.array([d._replace(by=np.abs(d.by)).dot(S) for d in ways])
+    ways = limited(problem, ways)
+    floor = FLOOR * np.array([d.reach(S) for d in ways])
     f: Function = lambda theta: np.asarray(problem.value(theta))  # noqa: E731
-    found = list(both_along(WHOLE, f, problem.theta, gradient, ways, floor, rests_on))
+    found = list(both_in(WHOLE, f, problem.theta, gradient, ways, floor, rests_on))
     yield from found
     if len(found) == 1:
         notes.append("the cost takes no complex step: central differences only")
@@ -103,49 +103,67 @@ def check_whole(
         yield compare(WHOLE, "PyTorch autograd", gradient, automatic, COMPLEX, label, floor, rests_on)
 
 
-def step_size(problem: Problem, d: Array) -> float:
-    """How far differences go along d (P,): where there are kinks, so little that no z, ŷ or L comes from NEAR to one."""
+def limited(problem: Problem, ways: list[Direction]) -> list[Direction]:
+    """Directions in θ with steps so small, where there are kinks, that no z, ŷ or L gets from `NEAR` to one."""
     A, cost = problem.architecture, problem.cost
     kinks = (
         cost.loss.kinks or cost.penalty.l1 or not cost.aggregate.additive or any(layer.g.kinks for layer in A.layers)
     )
     if not kinks:
-        return 1.0
-    there = [replace(problem, theta=problem.theta + h * d) for h in (0.0, 1e-7)]
-    before, after = ([*p.values.z[1:], p.values.y_hat, p.losses(p.values).per_sample] for p in there)
-    speed = 1.0
-    for a, b in zip(before, after, strict=True):
-        assert a is not None and b is not None
-        speed = max(speed, float(np.nan_to_num(np.abs(b - a) / np.maximum(1, np.abs(a)) / 1e-7).max()))
-    return NEAR / 2 / max(STEPS) / speed
+        return ways
+
+    def moving(theta: Array) -> list[Array]:
+        there = replace(problem, theta=theta)
+        values = there.values
+        return [
+            *(z_and_a(values, n)[0] for n in range(1, len(values.z))),
+            values.y_hat,
+            there.losses(values).per_sample,
+        ]
+
+    h, here = 1e-7, moving(problem.theta)
+    size = [np.maximum(1, np.abs(v)) for v in here]
+    for k, d in enumerate(ways):
+        moved = zip(moving(problem.theta + h * d.step(A.P)[0]), here, size, strict=True)
+        speed = max(float(np.nan_to_num(np.abs(b - a) / c).max()) for b, a, c in moved) / h
+        ways[k] = d._replace(size=NEAR / 2 / max(STEPS) / max(1.0, speed))
+    return ways
 
 
 def magnitudes(problem: Problem) -> Array:
     """The size (P,) of the terms that each ∂C/∂θ is a sum of: rounding is a share of it, whatever cancels.
 
-    The backward loop with absolute values in the place of all factors, each with what its own rounding adds.
+    The forward and backward loops with absolute values in the place of all factors, each with what its own rounding adds.
     """
     A, cost, values = problem.architecture, problem.cost, problem.values
-    g, y = A.output_activation, cost.smooth(problem.y)
+    g, y, views = A.output_activation, cost.smooth(problem.y), A.views(np.abs(problem.theta))
+    masks, reach, size = problem.masks or [None] * len(A.layers), [np.empty(0)], [np.abs(problem.X) + FLOOR]
+    for number, (layer, p, mask) in enumerate(zip(A.layers, views, masks, strict=True), 1):
+        (z, a), a_prev = z_and_a(values, number), values.a[number - 1]
+        assert a_prev is not None
+        reach.append(np.abs(layer.forward(np.abs(a_prev), p, mask)))
+        size.append(np.nan_to_num(np.abs(a) + np.abs(layer.g.tangent(reach[-1], z, a)), posinf=1e300) + FLOOR)
+
     pair = on_logits(g, cost.loss)
     loss, at = (cost.loss, values.y_hat) if pair is None else (pair, values.logits)
-    reach = np.abs(at) + np.abs(y) + FLOOR
+    slope, losses, about = np.abs(loss.derivative(at, y)), problem.losses(values), np.abs(at) + np.abs(y) + FLOOR
     curved = np.abs(np.ones_like(at) if (found := attempt(loss.second_derivative, at, y)) is None else found)
-    bent = (curved @ reach[..., None])[..., 0] if curved.ndim == 3 else curved * reach
-    S = np.abs(cost.seed(problem.losses(values).dC_dL, y)) * (np.abs(loss.derivative(at, y)) + bent)
+    bent = (curved @ about[..., None])[..., 0] if curved.ndim == 3 else curved * about
+    weight = np.abs(losses.dC_dL)
+    if not cost.aggregate.additive:  # ∇φ moves with the rounding of L, as ∇²φ says
+        rounding = np.nan_to_num((np.abs(losses.per_output) + slope * about).sum(axis=1))
+        weight = weight + sum(np.abs(cost.aggregate.hessian_times(losses.dC_dL, e)) for e in np.diag(rounding))
+    S = np.abs(cost.seed(weight, y)) * (slope + bent)
+
     result = np.zeros(A.P)
-    slots, views = A.views(result), A.views(np.abs(problem.theta))
+    slots = A.views(result)
     for number in range(len(A.layers), 0, -1):
-        layer, p = A.layers[number - 1], views[number - 1]
-        z, a = z_and_a(values, number)
-        mask = problem.masks[number - 1] if problem.masks else None
-        a_prev = values.a[number - 1]
-        assert a_prev is not None
+        layer, (z, a) = A.layers[number - 1], z_and_a(values, number)
         if number < len(A.layers) or pair is None:
-            S = through(layer.g, S, z, a, np.abs(layer.forward(np.abs(a_prev), p, mask)))
+            S = through(layer.g, S, z, a, reach[number])
         S = np.nan_to_num(S, posinf=1e300)
-        layer.gradients(S, np.abs(a_prev) + FLOOR, slots[number - 1])
-        S = np.abs(layer.backward(S, p, mask))
+        layer.gradients(S, size[number - 1], slots[number - 1])
+        S = np.abs(layer.backward(S, views[number - 1], masks[number - 1]))
     return np.abs(result) + cost.penalty.l1 + cost.penalty.l2 * np.abs(problem.theta)
 
 
@@ -209,8 +227,8 @@ def verify_pair(
     ways = [Direction(f"θ[{j}]", slice(j, j + 1), size=max(1.0, abs(at[j]))) for j in pick(rng, P, COORDINATES)]
     ways += [Direction("θ along random signs", slice(0, P), rng.choice([-1.0, 1.0], P)) for _ in range(3)]
     with np.errstate(all="ignore"):
-        numeric = along(lambda x: np.asarray(value(x)), at, ways)
+        numeric = along(lambda x: np.asarray(value(x)), at, (d.step(P) for d in ways))
     analytic = np.array([d.dot(g) for d in ways])
-    sizes = np.array([d._replace(by=np.abs(d.by)).dot(np.abs(g)) for d in ways])
+    sizes = np.array([d.reach(g) for d in ways])
     floor = 1e-6 * np.maximum(sizes, np.abs(numeric.central).max(initial=0.0)) + TINY
     return Report(tuple(both("gradient", analytic, numeric, lambda i: ways[i[0]].name, floor)))

@@ -35,11 +35,10 @@ PENALTY, PENALTY_GRADIENT = "penalty, value", "penalty, gradient"
 def check_factors(problem: Problem, rng: np.random.Generator) -> Iterator[Check]:
     """All of them."""
     A, cost, values = problem.architecture, problem.cost, problem.values
-    for number, layer in enumerate(A.layers, 1):
-        yield from check_activation(layer.g, number, z_and_a(values, number)[0], rng)
-    for number in range(1, len(A.layers) + 1):
-        a_prev = values.a[number - 1]
-        assert a_prev is not None
+    zs, inputs = z_and_a(values)
+    for number, (layer, z) in enumerate(zip(A.layers, zs, strict=True), 1):
+        yield from check_activation(layer.g, number, z, rng)
+    for number, a_prev in enumerate(inputs[:-1], 1):
         yield from check_layer(A, number, problem.theta, a_prev, rng)
     g, y = A.output_activation, rewritten.smoothed(cost, problem.y)
     yield from check_loss(cost.loss, values.y_hat, y, rng)

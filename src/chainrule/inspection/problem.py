@@ -91,19 +91,16 @@ def attempt(function: Callable[..., Array], *at: Array) -> Array | None:
         return None
 
 
-def z_and_a(values: Values, number: int) -> tuple[Array, Array]:
-    """z and a of a layer."""
-    z, a = values.z[number], values.a[number]
-    assert z is not None and a is not None
-    return z, a
+def z_and_a(values: Values) -> tuple[list[Array], list[Array]]:
+    """z of the layers 1 … L and a of the layers 0 … L, of a forward pass that kept them."""
+    return [z for z in values.z if z is not None], [a for a in values.a if a is not None]
 
 
 def smooth_rows(problem: Problem) -> Array:
     """Which rows lie away from the kinks of activations and loss, and from ties where φ has kinks, (N,)."""
     values, cost = problem.values, problem.cost
     good = np.ones(len(problem.X), bool)
-    for number, layer in enumerate(problem.architecture.layers, 1):
-        z, _ = z_and_a(values, number)
+    for layer, z in zip(problem.architecture.layers, z_and_a(values)[0], strict=True):
         for kink in layer.g.kinks:
             good &= (np.abs(z - kink) > NEAR * np.maximum(1, np.abs(z))).all(axis=1)
     good &= away_from_kinks(cost.loss, values.y_hat, cost.smooth(problem.y)).all(axis=1)

@@ -106,20 +106,14 @@ def check_whole(
 def limited(problem: Problem, ways: list[Direction]) -> list[Direction]:
     """Directions in θ with steps so small, where there are kinks, that no z, ŷ or L gets from `NEAR` to one."""
     A, cost = problem.architecture, problem.cost
-    kinks = (
-        cost.loss.kinks or cost.penalty.l1 or not cost.aggregate.additive or any(layer.g.kinks for layer in A.layers)
-    )
-    if not kinks:
+    kinks = [*cost.loss.kinks, *(kink for layer in A.layers for kink in layer.g.kinks)]
+    if not (kinks or cost.penalty.l1 or not cost.aggregate.additive):
         return ways
 
     def moving(theta: Array) -> list[Array]:
         there = replace(problem, theta=theta)
         values = there.values
-        return [
-            *(z_and_a(values, n)[0] for n in range(1, len(values.z))),
-            values.y_hat,
-            there.losses(values).per_sample,
-        ]
+        return [*z_and_a(values)[0], values.y_hat, there.losses(values).per_sample]
 
     h, here = 1e-7, moving(problem.theta)
     size = [np.maximum(1, np.abs(v)) for v in here]
@@ -138,29 +132,25 @@ def magnitudes(problem: Problem) -> Array:
     A, cost, values = problem.architecture, problem.cost, problem.values
     g, y, views = A.output_activation, cost.smooth(problem.y), A.views(np.abs(problem.theta))
     masks, reach, size = problem.masks or [None] * len(A.layers), [np.empty(0)], [np.abs(problem.X) + FLOOR]
+    z, a = z_and_a(values)
     for number, (layer, p, mask) in enumerate(zip(A.layers, views, masks, strict=True), 1):
-        (z, a), a_prev = z_and_a(values, number), values.a[number - 1]
-        assert a_prev is not None
-        reach.append(np.abs(layer.forward(np.abs(a_prev), p, mask)))
-        size.append(np.nan_to_num(np.abs(a) + np.abs(layer.g.tangent(reach[-1], z, a)), posinf=1e300) + FLOOR)
+        reach.append(np.abs(layer.forward(np.abs(a[number - 1]), p, mask)))
+        moved = np.abs(layer.g.tangent(reach[-1], z[number - 1], a[number]))
+        size.append(np.nan_to_num(np.abs(a[number]) + moved, posinf=1e300) + FLOOR)
 
     pair = on_logits(g, cost.loss)
     loss, at = (cost.loss, values.y_hat) if pair is None else (pair, values.logits)
-    slope, losses, about = np.abs(loss.derivative(at, y)), problem.losses(values), np.abs(at) + np.abs(y) + FLOOR
+    slope, about = np.abs(loss.derivative(at, y)), np.abs(at) + np.abs(y) + FLOOR
     curved = np.abs(np.ones_like(at) if (found := attempt(loss.second_derivative, at, y)) is None else found)
     bent = (curved @ about[..., None])[..., 0] if curved.ndim == 3 else curved * about
-    weight = np.abs(losses.dC_dL)
-    if not cost.aggregate.additive:  # ∇φ moves with the rounding of L, as ∇²φ says
-        rounding = np.nan_to_num((np.abs(losses.per_output) + slope * about).sum(axis=1))
-        weight = weight + sum(np.abs(cost.aggregate.hessian_times(losses.dC_dL, e)) for e in np.diag(rounding))
-    S = np.abs(cost.seed(weight, y)) * (slope + bent)
+    S = np.abs(cost.seed(problem.losses(values).dC_dL, y)) * (slope + bent)
 
     result = np.zeros(A.P)
     slots = A.views(result)
     for number in range(len(A.layers), 0, -1):
-        layer, (z, a) = A.layers[number - 1], z_and_a(values, number)
+        layer = A.layers[number - 1]
         if number < len(A.layers) or pair is None:
-            S = through(layer.g, S, z, a, reach[number])
+            S = through(layer.g, S, z[number - 1], a[number], reach[number])
         S = np.nan_to_num(S, posinf=1e300)
         layer.gradients(S, size[number - 1], slots[number - 1])
         S = np.abs(layer.backward(S, views[number - 1], masks[number - 1]))

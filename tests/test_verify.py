@@ -306,9 +306,13 @@ def single_place(owner: Any, which: str) -> Place:
         def wrong(self, dC_dz, a_prev, *into):
             parts = right(self, dC_dz, a_prev, *into)
             part = getattr(parts, which)
-            if part is not None:
-                part[...] = planted(part)
-            return parts
+            if part is None:
+                return parts
+            wrong_part = planted(part)
+            for given in into:
+                if getattr(given, which) is not None:
+                    part[...] = wrong_part
+            return parts._replace(**{which: wrong_part})
 
         with patched(owner, "per_sample", wrong):
             yield case

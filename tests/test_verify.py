@@ -24,12 +24,12 @@ import pytest
 
 import chainrule as cr
 from chainrule.core import backward as backward_module
-from chainrule.core.architecture import Architecture
+from chainrule.core.architecture import Architecture, chain
 from chainrule.core.cost import Cost, Penalty
 from chainrule.core.layers import Dense, Dropout, Scale
 from chainrule.errors import ParameterError, ShapeError
 from chainrule.formulas import activations, aggregators, losses
-from chainrule.inspection import curvature, verify
+from chainrule.inspection import curvature, formula_text, verify
 from chainrule.inspection.trace import trace
 
 sys.path.insert(0, __file__.rpartition("/")[0])
@@ -62,6 +62,49 @@ def report_of(case: grid.Case, dtype: str = "float64", seed: int = 0) -> cr.Repo
     """The report on a case, in a dtype."""
     theta, X, y = (part.astype(dtype) for part in (case.theta, case.X, case.y))
     return verify.verify(case.architecture, theta, X, y, case.cost, case.s, case.mean_weight, seed)
+
+
+WIDE = [
+    ("tanh", "softmax", "categorical_cross_entropy"),
+    ("relu", "identity", "squared"),
+    ("silu", "sigmoid", "binary_cross_entropy"),
+    ("leaky_relu", "identity", "huber"),
+    ("gelu", "exp", "poisson"),
+    ("relu", "softmax", "categorical_cross_entropy"),
+    ("softplus", "identity", "hinge"),
+]
+
+
+def wide_case(seed: int) -> tuple[dict[str, Any], grid.Case]:
+    """A case with 27 723 parameters, of which only some are looked at one by one, at its starting weights."""
+    draw, rng, rows = random.Random(f"wide {seed}"), np.random.default_rng([seed, 7]), 40
+    hidden, output, name = draw.choice(WIDE)
+    dropout = [Dropout(0.2)] if draw.random() < 0.3 else []
+    A = chain("wide", 80, [Dense(160, hidden), *dropout, Dense(90, hidden), Dense(3, output)])
+    loss = losses.CATALOGUE[name]
+    with patched(grid, "ROWS", rows):
+        y = grid.targets(rng, loss.targets, 3)
+    phi = aggregators.find_aggregator("wide", draw.choice(["mean", "mean", "sum", "tilted(2)", "cvar(0.3)"]))
+    cost = Cost(loss, phi, draw.choice([Penalty(), Penalty(l2=0.1), Penalty(l1=0.01)]))
+    theta, masks = A.start(seed, np.dtype(np.float64)), A.masks(rows, seed, 3, np.dtype(np.float64))
+    case = grid.Case(A, theta, rng.standard_normal((rows, 80)), y, cost, np.ones(rows), 1.0, masks)
+    return {"hidden": hidden, "output": output, "cost": cost, "dropout": bool(dropout)}, case
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_right_wide_networks_pass(seed):
+    row, case = wide_case(seed)
+    report = report_of(case, ("float64", "float32")[seed % 2], seed)
+    assert report.ok, f"{row}\n{report}"
+
+
+def test_right_network_on_numbers_as_large_as_pixels_passes():
+    """One step moves many z a long way: differences must not cross kinks."""
+    for seed in range(3):
+        net = cr.Network(50, [cr.Dense(100, "relu"), cr.Dense(100, "relu"), cr.Dense(1)], seed=seed)
+        X, y = data_of(net, 100)
+        report = net.verify(255 * X, y)
+        assert report.ok, report
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -254,16 +297,22 @@ def written_place(owner: Any, which: str) -> Place:
 
 
 def single_place(owner: Any, which: str) -> Place:
-    """`per_sample`, whose parts may be None."""
+    """`per_sample`, whose parts may be None, and may be the caller's arrays."""
 
     @contextlib.contextmanager
     def put(case, planted):
         right = owner.per_sample
 
-        def wrong(self, dC_dz, a_prev):
-            parts = right(self, dC_dz, a_prev)
+        def wrong(self, dC_dz, a_prev, *into):
+            parts = right(self, dC_dz, a_prev, *into)
             part = getattr(parts, which)
-            return parts if part is None else parts._replace(**{which: planted(part)})
+            if part is None:
+                return parts
+            wrong_part = planted(part)
+            for given in into:
+                if getattr(given, which) is not None:
+                    part[...] = wrong_part
+            return parts._replace(**{which: wrong_part})
 
         with patched(owner, "per_sample", wrong):
             yield case
@@ -455,11 +504,11 @@ class Outcome:
 LEAST = 1e-5  # a smaller relative change of the numbers is left out
 
 
-def plant(seed: int) -> Outcome:
+def plant(seed: int, build: Callable[[int], tuple[dict[str, Any], grid.Case]] = random_case) -> Outcome:
     """A random mistake at a random place of a random case, with a random severity."""
     for attempt in range(1000):
         draw = random.Random(f"planted {seed} {attempt}")
-        row, case = random_case(draw.randrange(10**6))
+        row, case = build(draw.randrange(10**6))
         by_kind: dict[str, list[Place]] = {}
         for place in places(case):
             by_kind.setdefault(place.kind, []).append(place)
@@ -477,7 +526,9 @@ def plant(seed: int) -> Outcome:
     raise AssertionError("no effective mistake found")
 
 
-CI_SEEDS = range(10_000, 10_040)  # neither those that limits were set on, nor those of the figures
+CI_SEEDS = range(10_000, 10_040)
+# No limit was set on these seeds, but they are run, and their failures looked at and mended, with every change: that
+# they pass says that what once was found still is, not how much of the unseen is. That is what `--full` estimates.
 
 
 @pytest.fixture(scope="module")
@@ -493,6 +544,13 @@ def test_planted_mistakes_are_found(outcomes):
 def test_most_planted_mistakes_are_named(outcomes):
     assert sum(outcome.named for outcome in outcomes) >= 0.9 * len(outcomes)
     assert len({outcome.kind for outcome in outcomes}) > 15, "the mistakes are of many kinds"
+
+
+def test_mistakes_in_wide_networks_are_found_and_named():
+    """Where most parameters are looked at only together."""
+    outcomes = [plant(seed, wide_case) for seed in range(16)]
+    assert [o for o in outcomes if not o.found] == []
+    assert sum(outcome.named for outcome in outcomes) >= 0.9 * len(outcomes)
 
 
 def data_of(net: cr.Network, rows: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -627,7 +685,7 @@ def test_own_records_pass_where_they_are_right(dtype):
     X, y = data_of(net)
     report = net.verify(X, y, loss=fourth_power)
     assert report.ok, report
-    assert any("catalogue" in note for note in report.notes)
+    assert any("not repeated in PyTorch" in note for note in report.notes)
 
 
 def test_own_record_that_is_wrong_is_named():
@@ -711,13 +769,12 @@ def test_an_infinite_cost_is_said():
 
 
 def test_without_the_optional_packages(monkeypatch):
-    monkeypatch.setattr(verify, "optional", lambda name: None)
-    verify.parsed.cache_clear()
-    verify.parsed_rowwise.cache_clear()
+    for name in ("sympy", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)  # then its import fails
+    formula_text.parsed.cache_clear()
     net = cr.Network(2, [cr.Dense(3, "softmax"), cr.Dense(1, "tanh")])
     report = net.verify(*data_of(net))
-    verify.parsed.cache_clear()
-    verify.parsed_rowwise.cache_clear()
+    formula_text.parsed.cache_clear()
     assert report.ok
     assert any("sympy" in note for note in report.notes) and any("torch" in note for note in report.notes)
     assert not {"formula, 50 digits", "PyTorch autograd"} & {check.witness for check in report.checks}

@@ -51,8 +51,12 @@ class Layout:
     def take(self, count: int) -> int:
         """The place of `count` numbers."""
         at = self.size
-        self.size += -(-count // self.step) * self.step
+        self.size += self.round_up(count)
         return at
+
+    def round_up(self, count: int) -> int:
+        """So many numbers, and those that keep what comes after them aligned."""
+        return -(-count // self.step) * self.step
 
 
 def describe(
@@ -63,7 +67,7 @@ def describe(
     Raises:
         NotCompiledError: a layer of one's own, or an activation that is no loop over numbers.
     """
-    layers = np.zeros((len(architecture.layers), 10), np.int64)
+    layers = np.zeros((len(architecture.layers), 11), np.int64)
     factors = np.zeros((len(architecture.layers), 2))
     scratch = 0
     for number, (layer, (at_W, at_b)) in enumerate(zip(architecture.layers, architecture.places, strict=True)):
@@ -73,6 +77,7 @@ def describe(
         n, m = architecture.sizes[number : number + 2]
         row = layers[number]
         row[[kernel.KIND, kernel.INPUTS, kernel.UNITS]] = kinds[type(layer)], n, m
+        row[kernel.ROWWISE] = layer.g.rowwise
         row[kernel.AT_W] = -1 if at_W is None else at_W.start
         row[kernel.AT_B] = -1 if at_b is None else at_b.start
         row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
@@ -208,15 +213,19 @@ class Trainer:
             run[at] = part.address
         run[kernel.AGGREGATE] = aggregate_address(cost.aggregate) if aggregated else 0
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
-        run[kernel.AT_X] = layout.take(B * architecture.inputs) if settings.gathered else 0
+        if settings.gathered:
+            run[kernel.X_SIZE] = layout.round_up(B * architecture.inputs)
+            run[kernel.AT_X] = layout.take(threads * int(run[kernel.X_SIZE]))
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
-        run[kernel.SCRATCH] = -(-scratch // layout.step) * layout.step
+        run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
         run[kernel.ON_LOGITS], run[kernel.SUMMED] = pair is not None, cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
 
-        numbers = self.settings = np.zeros(8)
+        run[kernel.CLIPPED] = settings.clip_norm is not None
+
+        numbers = self.settings = np.zeros(9)
         numbers[kernel.MEAN_WEIGHT] = mean_weight
         numbers[kernel.L1], numbers[kernel.L2] = cost.penalty.l1, cost.penalty.l2
         numbers[kernel.CLIP] = settings.clip_norm or np.inf
@@ -224,6 +233,7 @@ class Trainer:
         classes = architecture.outputs if loss.categorical else 2
         numbers[kernel.SMOOTH] = 1 - cost.label_smoothing
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
+        numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0], dtype=np.float64).max(initial=0.0)
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)

@@ -4,11 +4,10 @@ The kernel knows everything by numbers: sizes, places in θ and in the workspace
 apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS. Memory is handed on by
 address, and looked at through `view`; `one` is the number 1 of the network's dtype, which tells the compiler the type.
 
-Threads share one step. Each takes a part of the rows of the batch through the forward and the backward pass, on which
-no thread waits for another; then each computes the gradient of a part of every layer's units from all rows, and
-updates those. So a step has three meeting points, whatever its depth, and no sum depends on who came first.
-
-    gather, forward, loss, backward: own rows | ∂C/∂W, ∂C/∂b, penalty: own units | clip, update: own units |
+Threads share one step. Each owns a part of every layer's units: it computes their z and a for all rows, their part of δ
+and of the gradient, and updates their weights, which never leave its core's cache. What a layer needs from the one
+before is complete after a meeting of all threads; losses, and activations that work on rows, are shared out by rows.
+So no sum depends on who came first.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from numba.np import arrayobj
 from ..counter import Purpose
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
-KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD = range(10)
+KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD, ROWWISE = range(11)
 DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
@@ -33,12 +32,12 @@ FACTOR, RATE = range(2)
 PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 # addresses of memory,
 X, Y, S, ORDER, THETA, GRADIENT, SLOTS, WORK, ZEROS, SAMPLES, COUNTER = range(7, 18)
-# sizes, places in the workspace, and choices.
-P, ROWS, BATCH, GATHERED, AT_X, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 29)
-ON_LOGITS, SUMMED, PENALISE_BIASES = range(29, 32)
-DESCRIPTION = 32  # numbers in that vector
+# sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
+P, ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 29)
+GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(29, 34)
+DESCRIPTION = 34  # numbers in that vector
 # Places in the vector of float64 settings.
-MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST = range(8)
+MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
 LOSS, WEIGHT, SHARE = range(3)
 # What each thread adds up in a step.
@@ -160,25 +159,25 @@ def meet(counter, goal, give_way):
 
 
 @compiled
-def product(gemm, m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C):
-    """C ← α A B, C (m, n) row after row; A (m, k) and B (k, n) by rows `step` apart, turned ones by columns so far apart."""
+def product(gemm, m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
+    """C ← α A B with A (m, k), B (k, n) and C (m, n) by rows `step` numbers apart, turned ones by columns so far apart."""
     if m * n * k <= SMALL:
-        small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C)
+        small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step)
         return
     i32 = np.int32
     A_order, B_order = TRANSPOSED if A_turned else PLAIN, TRANSPOSED if B_turned else PLAIN
     sizes = (i32(ROW_MAJOR), i32(A_order), i32(B_order), i32(m), i32(n), i32(k))
-    call(gemm, (*sizes, alpha, A, i32(A_step), B, i32(B_step), alpha * 0, C, i32(n)))
+    call(gemm, (*sizes, alpha, A, i32(A_step), B, i32(B_step), alpha * 0, C, i32(C_step)))
 
 
 @compiled
-def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C):
+def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
     """`product` by loops."""
     size = width(alpha)
     A_i, A_p = (size, A_step * size) if A_turned else (A_step * size, size)
     B_p, B_j = (size, B_step * size) if B_turned else (B_step * size, size)
     for i in range(m):
-        c = view(C + i * n * size, n, alpha)
+        c = view(C + i * C_step * size, n, alpha)
         for j in range(n):
             total = alpha * 0
             for p in range(k):
@@ -226,30 +225,60 @@ def key(seed, start, step, layer):
 
 
 @compiled
-def forward(layers, factors, run, theta, work, scratch, A, first, rows, masks, step, one):
-    """z and a of all layers for the rows from `first` on of the batch, of which the first stands at A."""
+def share(count, me, threads):
+    """This thread's part of so many things: its beginning and its size."""
+    first = count * me // threads
+    return first, count * (me + 1) // threads - first
+
+
+@compiled
+def wait(run, met, threads):
+    """Meet the other threads, if there are any; returns the count of arrivals that the next meeting starts from."""
+    if threads > 1:
+        meet(run[COUNTER], met + threads, run[GIVE_WAY])
+    return met + threads
+
+
+@compiled
+def forward(layers, factors, run, theta, work, scratch, A, rows, masks, step, me, threads, met, one):
+    """z and a of this thread's units of all layers, from the batch at A; of the last layer z and a are complete at the
+    end, of all units."""
     size = width(one)
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        z, a = work + (layers[l, AT_Z] + first * m) * size, work + (layers[l, AT_A] + first * m) * size
-        W = theta + layers[l, AT_W] * size
+        first, own = share(m, me, threads)
+        z, a = work + (layers[l, AT_Z] + first) * size, work + (layers[l, AT_A] + first) * size
         if layers[l, KIND] == DENSE:
-            product(run[PRODUCT], rows, m, n, cast(one, factors[l, FACTOR]), A, False, n, W, True, n, z)
+            W = theta + (layers[l, AT_W] + first * n) * size
+            if own:
+                product(run[PRODUCT], rows, own, n, cast(one, factors[l, FACTOR]), A, False, n, W, True, n, z, m)
         elif layers[l, KIND] == SCALE:
-            scale = view(W, m, one)
+            scale = view(theta + (layers[l, AT_W] + first) * size, own, one)
             for i in range(rows):
-                target, source = view(z + i * m * size, m, one), view(A + i * m * size, m, one)
-                for k in range(m):
+                target, source = view(z + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
+                for k in range(own):
                     target[k] = source[k] * scale[k]
         elif masks:
-            drop(view(A, rows * m, one), view(z, rows * m, one), view(a, rows * m, one), factors[l, RATE], first * m,
-                 key(run[SEED], run[START], step, l + 1), one)  # fmt: skip
+            word = key(run[SEED], run[START], step, l + 1)
+            for i in range(rows):
+                at, source = first + i * m, view(A + (first + i * m) * size, own, one)
+                mask, target = view(z + i * m * size, own, one), view(a + i * m * size, own, one)
+                drop(source, mask, target, factors[l, RATE], at, word, one)
         else:
-            copy(view(A, rows * m, one), view(a, rows * m, one))
+            for i in range(rows):
+                copy(view(A + (first + i * m) * size, own, one), view(a + i * m * size, own, one))
         if layers[l, FORWARD]:
             b = run[ZEROS] if layers[l, AT_B] < 0 else theta + layers[l, AT_B] * size
-            call(layers[l, FORWARD], (z, a, b, scratch, rows, m))
-        A = a
+            if layers[l, ROWWISE]:
+                met = wait(run, met, threads)
+                begin, some = share(rows, me, threads)
+                z, a = work + (layers[l, AT_Z] + begin * m) * size, work + (layers[l, AT_A] + begin * m) * size
+                call(layers[l, FORWARD], (z, a, b, scratch, some, m, m))
+            else:
+                call(layers[l, FORWARD], (z, a, b + first * size, scratch, rows, own, m))
+        met = wait(run, met, threads)
+        A = work + layers[l, AT_A] * size
+    return met
 
 
 @compiled
@@ -263,76 +292,109 @@ def drop(source, mask, target, rate, first, word, one):
 
 
 @compiled
-def backward(layers, factors, run, theta, work, scratch, first, rows, one):
-    """δ of all layers for the rows from `first` on, from ∂C/∂z or ∂C/∂a of the last in its place."""
-    size = width(one)
-    last = len(layers) - 1
-    for l in range(last, -1, -1):
+def backward(layers, factors, run, settings, A, rows, scratch, sums, me, threads, met, one):
+    """δ and the gradients of this thread's units of all layers, from ∂C/∂z of the last, which is complete."""
+    size, theta, g, work = width(one), run[THETA], run[GRADIENT], run[WORK]
+    for l in range(len(layers) - 1, -1, -1):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        z, a = work + (layers[l, AT_Z] + first * m) * size, work + (layers[l, AT_A] + first * m) * size
-        delta = work + (layers[l, AT_DELTA] + first * m) * size
-        if layers[l, BACKWARD] and not (l == last and run[ON_LOGITS]):
-            call(layers[l, BACKWARD], (delta, z, a, scratch, rows, m))
+        delta = work + layers[l, AT_DELTA] * size
+        a_prev = A if l == 0 else work + layers[l - 1, AT_A] * size
+        gradients(layers[l], factors[l], run, settings, theta, g, delta, a_prev, l == 0, rows, sums, me, threads, one)
         if l == 0:
             break
-        below, W = work + (layers[l - 1, AT_DELTA] + first * n) * size, theta + layers[l, AT_W] * size
+        first, own = share(n, me, threads)
+        below = work + (layers[l - 1, AT_DELTA] + first) * size
         if layers[l, KIND] == DENSE:
-            product(run[PRODUCT], rows, n, m, cast(one, factors[l, FACTOR]), delta, False, m, W, False, n, below)
+            W = theta + (layers[l, AT_W] + first) * size
+            if own:
+                product(
+                    run[PRODUCT], rows, own, m, cast(one, factors[l, FACTOR]), delta, False, m, W, False, n, below, n
+                )
         elif layers[l, KIND] == SCALE:
-            scale = view(W, m, one)
+            scale = view(theta + (layers[l, AT_W] + first) * size, own, one)
             for i in range(rows):
-                target, source = view(below + i * m * size, m, one), view(delta + i * m * size, m, one)
-                for k in range(m):
+                target, source = view(below + i * m * size, own, one), view(delta + (first + i * m) * size, own, one)
+                for k in range(own):
                     target[k] = source[k] * scale[k]
         else:
-            target, source, mask = view(below, rows * m, one), view(delta, rows * m, one), view(z, rows * m, one)
-            for j in range(rows * m):
-                target[j] = source[j] * mask[j]
+            for i in range(rows):
+                target, source = view(below + i * m * size, own, one), view(delta + (first + i * m) * size, own, one)
+                mask = view(work + (layers[l, AT_Z] + first + i * m) * size, own, one)
+                for k in range(own):
+                    target[k] = source[k] * mask[k]
+        met = through_activation(layers[l - 1], run, first, own, rows, scratch, me, threads, met, one)
+        met = wait(run, met, threads)
+    return met
 
 
 @compiled
-def gradients(layers, factors, run, settings, A, rows, me, threads, sums, one):
-    """∂C/∂W, ∂C/∂b and the penalty's part, of this thread's share of every layer's units, from all rows."""
-    size, theta, g, work = width(one), run[THETA], run[GRADIENT], run[WORK]
+def through_activation(layer, run, first, own, rows, scratch, me, threads, met, one):
+    """∂C/∂z in the place of ∂C/∂a of a layer: this thread's units, or its rows where the activation works on rows."""
+    if not layer[BACKWARD]:
+        return met
+    at = first
+    count, n = rows, own
+    if layer[ROWWISE]:
+        met = wait(run, met, threads)
+        begin, count = share(rows, me, threads)
+        at, n = begin * layer[UNITS], layer[UNITS]
+    size, work = width(one), run[WORK]
+    delta, z, a = (
+        work + (layer[AT_DELTA] + at) * size,
+        work + (layer[AT_Z] + at) * size,
+        work + (layer[AT_A] + at) * size,
+    )
+    call(layer[BACKWARD], (delta, z, a, scratch, count, n, layer[UNITS]))
+    return met
+
+
+@compiled
+def gradients(layer, factor, run, settings, theta, g, delta, A, is_first, rows, sums, me, threads, one):
+    """∂C/∂W and ∂C/∂b of this thread's units of a layer, with the penalty's part; and a bound of their squares."""
+    size = width(one)
+    n, m = layer[INPUTS], layer[UNITS]
+    first, own = share(m, me, threads)
+    if own == 0 or layer[KIND] == DROPOUT:
+        return
+    delta += first * size
     penalised = settings[L1] != 0 or settings[L2] != 0
-    for l in range(len(layers)):
-        n, m = layers[l, INPUTS], layers[l, UNITS]
-        first = m * me // threads
-        own = m * (me + 1) // threads - first
-        delta = work + (layers[l, AT_DELTA] + first) * size
-        if own and layers[l, KIND] == DENSE:
-            at = (layers[l, AT_W] + first * n) * size
-            product(run[PRODUCT], own, n, rows, cast(one, factors[l, FACTOR]), delta, True, m, A, False, n, g + at)
-            if penalised:
-                for i in range(own):
-                    row = at + i * n * size
-                    penalise(settings, view(theta + row, n, one), view(g + row, n, one), sums)
-        elif own and layers[l, KIND] == SCALE:
-            at = (layers[l, AT_W] + first) * size
-            dC_dW = view(g + at, own, one)
-            fill(dC_dW, one * 0)
-            for i in range(rows):
-                d, a_prev = view(delta + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
-                for k in range(own):
-                    dC_dW[k] += d[k] * a_prev[k]
-            if penalised:
-                penalise(settings, view(theta + at, own, one), dC_dW, sums)
-        if own and layers[l, AT_B] >= 0:
-            at = (layers[l, AT_B] + first) * size
-            dC_db = view(g + at, own, one)
-            fill(dC_db, one * 0)
-            for i in range(rows):
-                d = view(delta + i * m * size, own, one)
-                for k in range(own):
-                    dC_db[k] += d[k]
-            if penalised and run[PENALISE_BIASES]:
-                penalise(settings, view(theta + at, own, one), dC_db, sums)
-        A = work + layers[l, AT_A] * size
+    c = factor[FACTOR]
+    if layer[KIND] == DENSE:
+        at = (layer[AT_W] + first * n) * size
+        product(run[PRODUCT], own, n, rows, cast(one, c), delta, True, m, A, False, n, g + at, n)
+        if penalised:
+            for i in range(own):
+                row = at + i * n * size
+                penalise(settings, view(theta + row, n, one), view(g + row, n, one), sums)
+    else:
+        at = (layer[AT_W] + first) * size
+        dC_dW = view(g + at, own, one)
+        fill(dC_dW, one * 0)
+        for i in range(rows):
+            d, a_prev = view(delta + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
+            for k in range(own):
+                dC_dW[k] += d[k] * a_prev[k]
+        if penalised:
+            penalise(settings, view(theta + at, own, one), dC_dW, sums)
+    if layer[AT_B] >= 0:
+        at = (layer[AT_B] + first) * size
+        dC_db = view(g + at, own, one)
+        fill(dC_db, one * 0)
+        for i in range(rows):
+            d = view(delta + i * m * size, own, one)
+            for k in range(own):
+                dC_db[k] += d[k]
+        if penalised and run[PENALISE_BIASES]:
+            penalise(settings, view(theta + at, own, one), dC_db, sums)
+    if not run[CLIPPED]:
+        # No element of δᵀ a is longer than ‖δ‖ ‖a‖ (Cauchy and Schwarz): a look at δ and a spares one at the gradient.
+        of_a = rows * settings[LONGEST_ROW] if is_first else squares(A, rows, n, n, one)
+        sums[SQUARES] += squares(delta, rows, own, m, one) * (c * c * of_a + rows)
 
 
 @compiled
 def penalise(settings, w, g, sums):
-    """Add ∂R/∂w to a part g of the gradient, and R to the sums."""
+    """Add ∂R/∂w to a part g of the gradient, and R and the squares of ∂R/∂w to the sums."""
     real = w.dtype.type
     l1, l2 = real(settings[L1]), real(settings[L2])
     absolute, square = real(0), real(0)
@@ -342,18 +404,19 @@ def penalise(settings, w, g, sums):
         absolute += abs(w[j])
         square += w[j] * w[j]
     sums[PENALTY] += settings[L1] * absolute + 0.5 * settings[L2] * square
+    sums[SQUARES] += 2 * settings[L2] * settings[L2] * square
 
 
 @compiled
-def squares(address, count, one):
-    """The sum of squares, in the network's dtype over short runs and in float64 over these."""
+def squares(address, rows, n, step, one):
+    """The sum of squares of a matrix (rows, n) by rows `step` apart; of a row in the network's dtype."""
     total = 0.0
-    for at in range(0, count, RUN):
-        run = view(address + at * width(one), min(RUN, count - at), one)
-        sum_of_run = one * 0
-        for j in range(len(run)):
-            sum_of_run += run[j] * run[j]
-        total += sum_of_run
+    for i in range(rows):
+        row = view(address + i * step * width(one), n, one)
+        of_row = one * 0
+        for k in range(n):
+            of_row += row[k] * row[k]
+        total += of_row
     return total
 
 
@@ -381,29 +444,27 @@ def train(
     for t in range(len(rates)):
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)
-        first = rows * me // threads
-        own = rows * (me + 1) // threads - first
-        picked = view(run[ORDER] + (begin + first) * 8, own, 0)
+        first, own = share(rows, me, threads)
         A = run[X] + begin * n * size
-        if run[GATHERED]:
-            A = work + run[AT_X] * size
-            for i in range(own):
-                copy(view(run[X] + picked[i] * n * size, n, one), view(A + (first + i) * n * size, n, one))
+        if run[GATHERED]:  # every thread for itself: that is faster than to fetch rows from another core
+            A = work + (run[AT_X] + me * run[X_SIZE]) * size
+            picked = view(run[ORDER] + begin * 8, rows, 0)
+            for i in range(rows):
+                copy(view(run[X] + picked[i] * n * size, n, one), view(A + i * n * size, n, one))
+        picked = view(run[ORDER] + (begin + first) * 8, own, 0)
         targets = work + (run[AT_Y] + first * K) * size
         for i in range(own):
             given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
             for k in range(K):
                 y[k] = given[k] * smooth + smooth_by
-        forward(layers, factors, run, theta, work, scratch, A + first * n * size, first, own, True, step + t, one)
+        met = forward(layers, factors, run, theta, work, scratch, A, rows, True, step + t, me, threads, met, one)
 
         z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
         delta = work + (layers[last, AT_DELTA] + first * K) * size
-        L, s = (
-            view(run[SAMPLES] + (LOSS * B + first) * 8, own, 1.0),
-            view(run[SAMPLES] + (WEIGHT * B + first) * 8, own, 1.0),
-        )
+        at_L, at_s = run[SAMPLES] + (LOSS * B + first) * 8, run[SAMPLES] + (WEIGHT * B + first) * 8
+        L, s = view(at_L, own, 1.0), view(at_s, own, 1.0)
         dC_dL = view(run[SAMPLES] + (SHARE * B + first) * 8, own, 1.0)
-        at_w, at_L = work + (run[AT_WEIGHT] + first) * size, run[SAMPLES] + (LOSS * B + first) * 8
+        at_w = work + (run[AT_WEIGHT] + first) * size
         w = view(at_w, own, one)
         for i in range(own):
             s[i] = number(run[S] + picked[i] * 8, 1.0)
@@ -429,15 +490,22 @@ def train(
             call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
             for i in range(own):
                 phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
-        backward(layers, factors, run, theta, work, scratch, first, own, one)
+        if layers[last, BACKWARD] and not run[ON_LOGITS]:
+            z, a = work + (layers[last, AT_Z] + first * K) * size, work + (layers[last, AT_A] + first * K) * size
+            call(layers[last, BACKWARD], (delta, z, a, scratch, own, K, K))
         met = wait(run, met, threads)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
-        gradients(layers, factors, run, settings, A, rows, me, threads, mine, one)
-        for j in range(len(parts)):
-            if parts[j, WHO] == me:
-                mine[SQUARES] += squares(g + parts[j, FROM] * size, parts[j, TO] - parts[j, FROM], one)
+        met = backward(layers, factors, run, settings, A, rows, scratch, mine, me, threads, met, one)
+        if run[CLIPPED]:
+            mine[SQUARES] = 0.0
+            for j in range(len(parts)):
+                if parts[j, WHO] == me:
+                    count = parts[j, TO] - parts[j, FROM]
+                    at = g + parts[j, FROM] * size
+                    mine[SQUARES] += squares(at, count // RUN, RUN, RUN, one)
+                    mine[SQUARES] += squares(at + count // RUN * RUN * size, 1, count % RUN, RUN, one)
         met = wait(run, met, threads)
 
         cost, penalty, square = 0.0, 0.0, 0.0
@@ -447,10 +515,11 @@ def train(
             square += sums[other, SQUARES]
         if not (np.isfinite(cost + penalty) and square < settings[LARGEST]):
             return t, cost_sum
-        share = rows / run[ROWS]
-        cost_sum += cost * (1.0 if run[SUMMED] else share) + penalty * share
-        length = np.sqrt(square)
-        clip = cast(one, settings[CLIP] / length) if length > settings[CLIP] else one
+        part_of_epoch = rows / run[ROWS]
+        cost_sum += cost * (1.0 if run[SUMMED] else part_of_epoch) + penalty * part_of_epoch
+        clip = one
+        if run[CLIPPED] and np.sqrt(square) > settings[CLIP]:
+            clip = cast(one, settings[CLIP] / np.sqrt(square))
         for j in range(len(parts)):
             if parts[j, WHO] == me:
                 at, count = parts[j, FROM] * size, parts[j, TO] - parts[j, FROM]
@@ -458,16 +527,7 @@ def train(
                 state = (slots + at, slots + slot + at, slots + 2 * slot + at, slots + 3 * slot + at)
                 eta = cast(one, rates[t]) * cast(one, part_factors[j])
                 call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * 64, eta, clip, count))
-        met = wait(run, met, threads)
     return len(rates), cost_sum
-
-
-@compiled
-def wait(run, met, threads):
-    """Meet the other threads, if there are any; returns the count of arrivals that the next meeting starts from."""
-    if threads > 1:
-        meet(run[COUNTER], met + threads, run[GIVE_WAY])
-    return met + threads
 
 
 @compiled
@@ -487,7 +547,7 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
         given = view(at, rows * n, one)
         for j in range(rows * n):
             total += given[j] * 0
-        forward(layers, factors, run, at_theta, own, scratch, at, 0, rows, False, 0, one)
+        forward(layers, factors, run, at_theta, own, scratch, at, rows, False, 0, 0, 1, 0, one)
         if len(z):
             copy(view(own + layers[-1, AT_Z] * size, rows * K, one), z[begin * K : (begin + rows) * K])
         if len(a):

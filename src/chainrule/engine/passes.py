@@ -5,8 +5,8 @@ and of the compiler's version. Numba compiles it in a fraction of a second and k
 next process loads that in milliseconds. Another formula is another text and another file, so no stale code can run.
 The files may be read, and be deleted at any time.
 
-    forward   z ← z + b, a ← g(z)                              (rows, n) each, b (n,)
-    backward  δ ← δ ⊙ g′(z, a), or g's own contraction         (rows, n)
+    forward   z ← z + b, a ← g(z)                              n units of (rows, step), b (n,)
+    backward  δ ← δ ⊙ g′(z, a), or g's own contraction         n units of (rows, step)
     value     L ← Σ_d ℒ                                        (rows,), float64
     slope     δ ← w ∂ℒ/∂ŷ, 0 where w is 0                      (rows, n), w (rows,)
     loss_and_slope  both at once, where w does not depend on L
@@ -66,7 +66,7 @@ class Pass(NamedTuple):
 
 def forward(g: Activation) -> Pass:
     """z ← z + b, a ← g(z); without a where that is z itself."""
-    arguments = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i"}
+    arguments = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
     a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
     if g.rowwise:
         affine = elementwise(["z[i, k] = z[i, k] + b[k]"])
@@ -86,7 +86,7 @@ def keeps(g: Activation) -> bool:
 
 def backward(g: Activation) -> Pass:
     """δ ← ∂C/∂z from δ = ∂C/∂a."""
-    arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i"}
+    arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
 
     def write(graph: Any, xp: Any) -> dict[str, Any]:
         dC_da, z, a = (graph.input(name, ELEMENT) for name in ("delta", "z", "a"))
@@ -207,7 +207,8 @@ def text(given: Pass, dtype: str) -> str:
     types = {"p": "types.CPointer(number)", "d": "types.CPointer(types.float64)", "r": "number", "i": "types.int64"}
     pointers = [name for name, kind in given.arguments.items() if kind in "pd"]
     used = [name for name in pointers if name != "kept" or given.temporaries]
-    views = [f"{name} = carray({name}_, {shapes.get(name, '(rows, n)')})" for name in used]
+    matrix = "(rows, step)" if "step" in given.arguments else "(rows, n)"
+    views = [f"{name} = carray({name}_, {shapes.get(name, matrix)})" for name in used]
     names = ", ".join(f"{name}_" if name in pointers else name for name in given.arguments)
     signature = ", ".join(types[kind] for kind in given.arguments.values())
     lines = [

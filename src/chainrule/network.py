@@ -160,7 +160,7 @@ class Run:
         assert at is not None
         flat = at.start + int(np.ravel_multi_index(place, parameter.shape))
 
-        before = own(past.snapshot)
+        before = own(past.snapshot)  # which the step may change
         now = past.step(before.step)
         slots = tuple(before.slots.values())
         clipped = clip(t.dC_dtheta, past.plan.clip_norm)
@@ -754,7 +754,7 @@ class Network:
                     self._check_start(theta)
                     snapshot = first_snapshot(identity, k, theta, own_plan.optimizer)
                 else:
-                    snapshot = self._checked(resume, identity)
+                    snapshot = own(self._checked(resume, identity))
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
                 trainings.append(Training(*parts, keep_every=keep_every))
         return trainings

@@ -7,7 +7,7 @@ so a run that is continued from a snapshot gives the same bits as one that was n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -161,7 +161,14 @@ class Snapshot:
 
 def first_snapshot(identity: str, start: int, theta: Array, optimizer: Optimizer) -> Snapshot:
     """The state before the first step."""
-    return Snapshot(identity, start, theta.copy(), {name: np.zeros_like(theta) for name in optimizer.slots})
+    slots = np.zeros((len(optimizer.slots), theta.size), theta.dtype)
+    return Snapshot(identity, start, theta.copy(), dict(zip(optimizer.slots, slots, strict=True)))
+
+
+def own(snapshot: Snapshot) -> Snapshot:
+    """A snapshot whose arrays nobody else has."""
+    slots = np.array(list(snapshot.slots.values()), snapshot.theta.dtype).reshape(-1, snapshot.theta.size)
+    return replace(snapshot, theta=snapshot.theta.copy(), slots=dict(zip(snapshot.slots, slots, strict=True)))
 
 
 class Step(NamedTuple):
@@ -174,7 +181,10 @@ class Step(NamedTuple):
 
 @dataclass
 class Training:
-    """A run under way. `snapshot` is replaced as a whole after every step, so an interrupt never tears it."""
+    """A run under way. `snapshot` is replaced as a whole after every step, so an interrupt never tears it.
+
+    The arrays of the first snapshot are the training's own: compiled steps change them in place.
+    """
 
     architecture: Architecture
     data: Data
@@ -253,7 +263,7 @@ class Training:
             raise NotTrainedError(
                 "Run: expected a run that kept snapshots, got one without. Train with fit(..., keep_every=100)."
             )
-        past = replace(self, snapshot=earlier[-1], keep_every=None, kept=[])
+        past = replace(self, snapshot=own(earlier[-1]), keep_every=None, kept=[])
         with np.errstate(all="ignore"):
             while past.snapshot.step < number:
                 past.advance(number)
@@ -425,8 +435,7 @@ class CompiledSteps:
         training = self.training
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
-            self.theta, self.slots = now.theta.copy(), np.array([*now.slots.values()]).reshape(-1, now.theta.size)
-            self.slots = np.ascontiguousarray(self.slots, now.theta.dtype)
+            self.theta, self.slots = now.theta, together(list(now.slots.values()), now.theta)
         count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)) if self.pace else 8)
         epoch, place = divmod(now.step, training.steps_per_epoch)
         if plan.schedule.same(constant):
@@ -449,10 +458,12 @@ class CompiledSteps:
         return Values([logits], [y_hat])
 
 
-def own(snapshot: Snapshot) -> Snapshot:
-    """A snapshot whose arrays nobody else changes."""
-    slots = {name: slot.copy() for name, slot in snapshot.slots.items()}
-    return replace(snapshot, theta=snapshot.theta.copy(), slots=slots)
+def together(vectors: Sequence[Array], like: Array) -> Array:
+    """Vectors as the rows of a matrix (k, P): the one that they are views of, or a new one."""
+    whole = vectors[0].base if vectors else np.empty((0, like.size), like.dtype)
+    rows = [] if whole is None else list(whole)
+    same = len(rows) == len(vectors) and all(r.ctypes.data == v.ctypes.data for r, v in zip(rows, vectors, strict=True))
+    return whole if whole is not None and whole.ndim == 2 and same else np.array(vectors)
 
 
 def evaluate(

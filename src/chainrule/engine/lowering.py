@@ -79,6 +79,9 @@ class Symbol:
     def __neg__(self) -> Symbol:
         return self.graph.apply("negative", self)
 
+    def __abs__(self) -> Symbol:
+        return self.graph.apply("abs", self)
+
     def __pow__(self, exponent: Any) -> Symbol:
         if isinstance(exponent, Symbol):
             raise Untraceable("a power with an exponent that is not a number")

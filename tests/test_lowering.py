@@ -1,0 +1,120 @@
+"""Formulas as loops: what a record's functions may do, against the same functions on NumPy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+pytest.importorskip("scipy_openblas32")
+
+import chainrule as cr
+from chainrule.engine import lowering, passes
+from chainrule.engine.compiled import Predictor
+from chainrule.engine.lowering import ELEMENT, Untraceable, trace
+from chainrule.formulas import activations, losses
+from chainrule.training.optimizers import SGD, Adam
+
+
+@cr.activation()
+def operators(xp, real):
+    half, two = real(0.5), real(2)
+
+    def g(z):
+        inside = (z > -half) & (z < two) | (z == real(7))
+        folded = np.maximum(np.minimum(z, two), -two) + abs(1 - z) ** 0.5 - (z * z + 1) ** -2 + z**3
+        return xp.where(inside, folded, -(two / (1 + xp.exp(np.negative(np.abs(z)))))) + np.square(z) - 1.5
+
+    def dg(z, a):
+        return xp.ones_like(z)
+
+    return g, dg, dg
+
+
+@cr.activation(rowwise=True)
+def normed(xp, real):
+    """Two reductions, of which the second needs the first, and row values in between."""
+
+    def g(z):
+        centred = z - xp.row_sum(z) / real(5)
+        length = xp.sqrt(xp.row_sum(centred * centred) + real(1e-3))
+        return centred / length * xp.row_max(xp.abs(z))
+
+    def matrix(z, a):
+        raise NotImplementedError
+
+    def contract(dC_da, z, a):
+        return dC_da - xp.row_sum(dC_da * a) * z
+
+    return g, matrix, contract, contract
+
+
+def predicted(activation, z):
+    """g(z) by the compiled forward pass of a layer that hands its input on."""
+    net = cr.Network(z.shape[1], [cr.Dense(z.shape[1], activation, bias=False)]).set(1, W=np.eye(z.shape[1]))
+    return Predictor(net.architecture, np.dtype(np.float64), 1)(net.theta.copy(), z)[1]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300])
+@pytest.mark.parametrize("activation", [operators, normed], ids=str)
+def test_formulas_of_ones_own(activation, rows):
+    z = np.random.default_rng(0).normal(scale=2, size=(rows, 5))
+    np.testing.assert_allclose(predicted(activation, z), activation.value(z), rtol=1e-13, atol=1e-13)
+
+
+def test_what_is_used_twice_is_computed_once():
+    text = passes.text(passes.loss_and_slope(losses.categorical_cross_entropy_logits), "float32")
+    assert text.count("xp.exp(") == 1 and text.count("xp.log(") == 1
+    text = passes.text(passes.forward(activations.mish), "float32")
+    assert text.count("xp.exp(") == 1 and "float64" not in text.partition("def ")[2]
+
+
+def test_identity_needs_no_pass():
+    assert passes.keeps(activations.identity) and not passes.keeps(activations.relu)
+    assert not any("a[" in line for line in passes.forward(activations.identity).body)
+
+
+def test_parameters_and_coefficients_are_in_the_text():
+    assert "real(0.2)" in passes.text(passes.forward(activations.leaky_relu(0.2)), "float64")
+    update = passes.update(Adam(beta1=0.8))
+    assert "real(0.8)" in passes.text(update, "float64") and "coefficient_1" in passes.text(update, "float64")
+    assert "slot_0[j]" not in passes.text(passes.update(SGD(0.1)), "float64")
+
+
+@pytest.mark.parametrize(
+    ("formula", "why"),
+    [
+        (lambda xp, z: z if z > 0 else -z, "a decision by value"),
+        (lambda xp, z: z.sum(), "no attribute 'sum'"),
+        (lambda xp, z: np.add.reduce(z), "numpy.add"),
+        (lambda xp, z: np.sort(z), "AxisError"),
+        (lambda xp, z: np.arctan(z), "numpy.arctan"),
+        (lambda xp, z: xp.arctan(z), "xp.arctan"),
+        (lambda xp, z: z**z, "an exponent that is not a number"),
+        (lambda xp, z: z[0], "not subscriptable"),
+        (lambda xp, z: "text", "'text' in a formula"),
+    ],
+)
+def test_what_is_no_loop_over_numbers(formula, why):
+    with pytest.raises(Untraceable, match=why):
+        trace(lambda graph, xp: {"a": formula(xp, graph.input("z", ELEMENT))})
+
+
+def test_reductions_need_rows():
+    with pytest.raises(Untraceable, match=r"xp\.row_sum in an elementwise formula"):
+        lowering.flat({"z": "z"}, trace(lambda graph, xp: {"a": xp.row_sum(graph.input("z", ELEMENT))}))
+
+
+def test_passes_are_files_that_are_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "directory", lambda: tmp_path)
+    passes.loaded.cache_clear()
+    given = passes.forward(activations.leaky_relu(0.125))
+    passes.compile(given, "float32")
+    (path,) = tmp_path.glob("forward_*.py")
+    before = path.stat().st_mtime_ns
+    assert "real(0.125)" in path.read_text(encoding="utf-8")
+    passes.loaded.cache_clear()
+    passes.compile(given, "float32")
+    assert path.stat().st_mtime_ns == before and len(list(tmp_path.glob("forward_*.py"))) == 1
+    passes.compile(passes.forward(activations.leaky_relu(0.25)), "float32")
+    assert len(list(tmp_path.glob("forward_*.py"))) == 2

@@ -966,6 +966,11 @@ def test_memory_refusals_name_the_size():
         lambda: t.per_sample_gradients(limit=7 * 32 * 8 - 1),
     )
     assert t.per_sample_gradients(limit=7 * 32 * 8).shape == (7, 32)
+    out = np.full((7, 32), np.nan)
+    assert t.per_sample_gradients(limit=1, out=out) is out  # whose memory is there
+    np.testing.assert_array_equal(out, t.per_sample_gradients())
+    for wrong in (np.empty((7, 31)), np.empty((7, 32), np.float32), np.empty((32, 7)).T):
+        refused("expected out of shape", lambda wrong=wrong: t.per_sample_gradients(out=wrong), ShapeError)
     refused(
         "Per-sample gradients of layer 1: .*got 7 × 5 × 3 numbers", lambda: t[1].per_sample(limit=7 * 5 * 3 * 8 - 1)
     )

@@ -426,14 +426,18 @@ class Network:
         y: npt.ArrayLike,
         *,
         sample_weight: npt.ArrayLike | None = None,
+        out: Array | None = None,
         **options: Unpack[CostOptions],
     ) -> Array:
         """Each sample's part of ∂C/∂θ (N, P), without the penalty; with aggregate="sum" those of the losses themselves.
 
+        They are written into `out` (N, P) if it is given, which spares fresh memory.
+
         Raises:
-            ParameterError: it would take more than 1 GiB. Else as `fit`.
+            ParameterError: it would take more than 1 GiB.
+            ShapeError: `out` does not fit. Else as `fit`.
         """
-        return per_sample.gradients(self.architecture, *self._deltas(X, y, sample_weight, options))
+        return per_sample.gradients(self.architecture, *self._deltas(X, y, sample_weight, options), out=out)
 
     def per_sample_norms(
         self,

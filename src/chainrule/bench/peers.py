@@ -464,10 +464,11 @@ PREDICTORS: dict[str, Make] = {
 # -- per sample: ∂L_i/∂θ (N, P), its norms, and the Jacobians of the probabilities -----------------------------------
 
 
-def chainrule_gradients(problem: Problem, work: Work) -> Contender:
-    """`Network.per_sample_gradients`."""
+def chainrule_gradients(problem: Problem, work: Work, reuse: bool = False) -> Contender:
+    """`Network.per_sample_gradients`, or with `reuse` into the array of the call before, as a loop over batches does."""
     net = network(problem)
-    return Contender(lambda: net.per_sample_gradients(work.X, work.y, aggregate="sum"))
+    out = np.empty((problem.rows, net.P), np.float32) if reuse else None
+    return Contender(lambda: net.per_sample_gradients(work.X, work.y, aggregate="sum", out=out))
 
 
 def chainrule_norms(problem: Problem, work: Work) -> Contender:
@@ -544,10 +545,12 @@ def jax_per_sample(problem: Problem, work: Work, what: str) -> Contender:
     return Contender(lambda: jax.block_until_ready(run(theta, X, y)))
 
 
-def per_sample(ours: Make, what: str) -> dict[str, Make]:
+def per_sample(ours: Callable[..., Contender], what: str) -> dict[str, Make]:
     """Those who can do it."""
+    again = {"chainrule, into the same array": functools.partial(ours, reuse=True)} if what == "gradients" else {}
     return {
         "chainrule": ours,
+        **again,
         "torch.func": functools.partial(torch_per_sample, what=what),
         "JAX, jit of vmap": functools.partial(jax_per_sample, what=what),
     }

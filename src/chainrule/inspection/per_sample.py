@@ -9,20 +9,34 @@ import numpy as np
 from ..arrays import Array
 from ..core.architecture import Architecture
 from ..core.layers import Parameters
+from ..errors import ShapeError
 from .jacobians import LIMIT, refuse_large
 
 
 def gradients(
-    architecture: Architecture, deltas: Sequence[Array], inputs: Sequence[Array], limit: int = LIMIT
+    architecture: Architecture,
+    deltas: Sequence[Array],
+    inputs: Sequence[Array],
+    limit: int = LIMIT,
+    out: Array | None = None,
 ) -> Array:
     """Each sample's part of the cost's gradient (N, P), without the penalty, from δ and a_prev of the layers 1 … L.
 
+    They are written into `out` if it is given, which spares fresh memory.
+
     Raises:
         ParameterError: it would take more than `limit` bytes.
+        ShapeError: `out` has another shape or dtype, or cannot be written row by row.
     """
-    shape = (len(inputs[0]), architecture.P)
-    refuse_large("Per-sample gradients", shape[0] * shape[1] * inputs[0].itemsize, shape, limit)
-    result = np.empty(shape, inputs[0].dtype)
+    shape, dtype = (len(inputs[0]), architecture.P), inputs[0].dtype
+    if out is None:
+        refuse_large("Per-sample gradients", shape[0] * shape[1] * dtype.itemsize, shape, limit)
+    elif out.shape != shape or out.dtype != dtype or not (out.flags.writeable and out.flags.c_contiguous):
+        raise ShapeError(
+            f"Per-sample gradients: expected out of shape {shape} in {dtype}, C-ordered and writable, "
+            f"got {out.shape} in {out.dtype}. Make it with np.empty({shape}, {dtype.name!r})."
+        )
+    result = np.empty(shape, dtype) if out is None else out
     for layer, places, delta, a_prev in zip(architecture.layers, architecture.places, deltas, inputs, strict=True):
         views = [
             None if place is None or part is None else result[:, place].reshape(shape[0], *part)

@@ -238,15 +238,13 @@ class Trace:
 
     # -- gradients of single samples ------------------------------------------------------------------------------
 
-    def per_sample_gradients(self, limit: int = LIMIT) -> Array:
+    def per_sample_gradients(self, limit: int = LIMIT, out: Array | None = None) -> Array:
         """Each sample's part of the cost's gradient, (N, P), without the penalty; the rows sum to the rest.
 
-        Raises:
-            ParameterError: it would take more than `limit` bytes.
+        See `per_sample.gradients`.
         """
-        return per_sample.gradients(
-            self.architecture, [here.dC_dz for here in self.layers], [here.a_prev for here in self.layers], limit
-        )
+        deltas, inputs = [here.dC_dz for here in self.layers], [here.a_prev for here in self.layers]
+        return per_sample.gradients(self.architecture, deltas, inputs, limit, out)
 
     def per_sample_norms(self) -> Array:
         """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them:

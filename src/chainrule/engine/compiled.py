@@ -115,6 +115,7 @@ class Predictor:
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
+        run[kernel.BY_ROWS] = True
         self.tables = (layers, factors, run)
         self.one = dtype.type(1)
         self.work = np.empty((threads, max(layout.size, 1)), dtype)
@@ -213,9 +214,11 @@ class Trainer:
             run[at] = part.address
         run[kernel.AGGREGATE] = aggregate_address(cost.aggregate) if aggregated else 0
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
+        by_rows = run[kernel.BY_ROWS] = B * sum(architecture.sizes[1:]) > architecture.P
         if settings.gathered:
-            run[kernel.X_SIZE] = layout.round_up(B * architecture.inputs)
-            run[kernel.AT_X] = layout.take(threads * int(run[kernel.X_SIZE]))
+            numbers = layout.round_up(B * architecture.inputs)
+            run[kernel.X_SIZE] = 0 if by_rows else numbers
+            run[kernel.AT_X] = layout.take(numbers if by_rows else threads * numbers)
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
         run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))

@@ -4,10 +4,12 @@ The kernel knows everything by numbers: sizes, places in θ and in the workspace
 apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS. Memory is handed on by
 address, and looked at through `view`; `one` is the number 1 of the network's dtype, which tells the compiler the type.
 
-Threads share one step. Each owns a part of every layer's units: it computes their z and a for all rows, their part of δ
-and of the gradient, and updates their weights, which never leave its core's cache. What a layer needs from the one
-before is complete after a meeting of all threads; losses, and activations that work on rows, are shared out by rows.
-So no sum depends on who came first.
+Threads share one step, in one of two ways. By units: each owns a part of every layer's units; it computes their z and a
+for all rows, their part of δ and of the gradient, and updates their weights, which never leave its core's cache; what
+a layer needs from the one before is complete after a meeting of all threads. By rows, where activations are more
+numbers than weights: each takes a part of the rows through all layers and back, on which none waits for another; only
+gradient and update are by units. Losses, and activations that work on rows, are always shared out by rows. So no sum
+depends on who came first.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 X, Y, S, ORDER, THETA, GRADIENT, SLOTS, WORK, ZEROS, SAMPLES, COUNTER = range(7, 18)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
 P, ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 29)
-GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(29, 34)
-DESCRIPTION = 34  # numbers in that vector
+BY_ROWS, GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(29, 35)
+DESCRIPTION = 35  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
@@ -240,43 +242,51 @@ def wait(run, met, threads):
 
 
 @compiled
+def block(layer, run, rows, me, threads):
+    """This thread's part of a layer's matrices (rows, units): first row, rows, first unit, units."""
+    if run[BY_ROWS]:
+        return (*share(rows, me, threads), 0, layer[UNITS])
+    return (0, rows, *share(layer[UNITS], me, threads))
+
+
+@compiled
 def forward(layers, factors, run, theta, work, scratch, A, rows, masks, step, me, threads, met, one):
-    """z and a of this thread's units of all layers, from the batch at A; of the last layer z and a are complete at the
-    end, of all units."""
+    """z and a of this thread's blocks of all layers, from the batch at A; of the last layer its rows are complete."""
     size = width(one)
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        first, own = share(m, me, threads)
-        z, a = work + (layers[l, AT_Z] + first) * size, work + (layers[l, AT_A] + first) * size
+        i0, some, k0, own = block(layers[l], run, rows, me, threads)
+        at = (i0 * m + k0) * size
+        z, a = work + layers[l, AT_Z] * size + at, work + layers[l, AT_A] * size + at
         if layers[l, KIND] == DENSE:
-            W = theta + (layers[l, AT_W] + first * n) * size
-            if own:
-                product(run[PRODUCT], rows, own, n, cast(one, factors[l, FACTOR]), A, False, n, W, True, n, z, m)
+            W, c = theta + (layers[l, AT_W] + k0 * n) * size, cast(one, factors[l, FACTOR])
+            if some and own:
+                product(run[PRODUCT], some, own, n, c, A + i0 * n * size, False, n, W, True, n, z, m)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + first) * size, own, one)
-            for i in range(rows):
-                target, source = view(z + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
+            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
+            for i in range(some):
+                target, source = view(z + i * m * size, own, one), view(A + at + i * m * size, own, one)
                 for k in range(own):
                     target[k] = source[k] * scale[k]
         elif masks:
             word = key(run[SEED], run[START], step, l + 1)
-            for i in range(rows):
-                at, source = first + i * m, view(A + (first + i * m) * size, own, one)
+            for i in range(some):
+                source = view(A + at + i * m * size, own, one)
                 mask, target = view(z + i * m * size, own, one), view(a + i * m * size, own, one)
-                drop(source, mask, target, factors[l, RATE], at, word, one)
+                drop(source, mask, target, factors[l, RATE], (i0 + i) * m + k0, word, one)
         else:
-            for i in range(rows):
-                copy(view(A + (first + i * m) * size, own, one), view(a + i * m * size, own, one))
+            for i in range(some):
+                copy(view(A + at + i * m * size, own, one), view(a + i * m * size, own, one))
         if layers[l, FORWARD]:
-            b = run[ZEROS] if layers[l, AT_B] < 0 else theta + layers[l, AT_B] * size
-            if layers[l, ROWWISE]:
+            if layers[l, ROWWISE] and not run[BY_ROWS]:
                 met = wait(run, met, threads)
-                begin, some = share(rows, me, threads)
-                z, a = work + (layers[l, AT_Z] + begin * m) * size, work + (layers[l, AT_A] + begin * m) * size
-                call(layers[l, FORWARD], (z, a, b, scratch, some, m, m))
-            else:
-                call(layers[l, FORWARD], (z, a, b + first * size, scratch, rows, own, m))
-        met = wait(run, met, threads)
+                i0, some = share(rows, me, threads)
+                k0, own = 0, m
+                z, a = work + (layers[l, AT_Z] + i0 * m) * size, work + (layers[l, AT_A] + i0 * m) * size
+            b = run[ZEROS] if layers[l, AT_B] < 0 else theta + (layers[l, AT_B] + k0) * size
+            call(layers[l, FORWARD], (z, a, b, scratch, some, own, m))
+        if not run[BY_ROWS]:
+            met = wait(run, met, threads)
         A = work + layers[l, AT_A] * size
     return met
 
@@ -292,60 +302,43 @@ def drop(source, mask, target, rate, first, word, one):
 
 
 @compiled
-def backward(layers, factors, run, settings, A, rows, scratch, sums, me, threads, met, one):
-    """δ and the gradients of this thread's units of all layers, from ∂C/∂z of the last, which is complete."""
-    size, theta, g, work = width(one), run[THETA], run[GRADIENT], run[WORK]
-    for l in range(len(layers) - 1, -1, -1):
+def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met, one):
+    """δ of this thread's blocks of all layers, from the last, of which its rows are complete."""
+    size = width(one)
+    if not run[BY_ROWS]:
+        met = wait(run, met, threads)
+    for l in range(len(layers) - 1, 0, -1):
         n, m = layers[l, INPUTS], layers[l, UNITS]
-        delta = work + layers[l, AT_DELTA] * size
-        a_prev = A if l == 0 else work + layers[l - 1, AT_A] * size
-        gradients(layers[l], factors[l], run, settings, theta, g, delta, a_prev, l == 0, rows, sums, me, threads, one)
-        if l == 0:
-            break
-        first, own = share(n, me, threads)
-        below = work + (layers[l - 1, AT_DELTA] + first) * size
+        i0, some, k0, own = block(layers[l - 1], run, rows, me, threads)
+        at = (i0 * n + k0) * size
+        delta, below = work + layers[l, AT_DELTA] * size, work + layers[l - 1, AT_DELTA] * size + at
         if layers[l, KIND] == DENSE:
-            W = theta + (layers[l, AT_W] + first) * size
-            if own:
-                product(
-                    run[PRODUCT], rows, own, m, cast(one, factors[l, FACTOR]), delta, False, m, W, False, n, below, n
-                )
+            W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
+            if some and own:
+                product(run[PRODUCT], some, own, m, c, delta + i0 * m * size, False, m, W, False, n, below, n)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + first) * size, own, one)
-            for i in range(rows):
-                target, source = view(below + i * m * size, own, one), view(delta + (first + i * m) * size, own, one)
+            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
+            for i in range(some):
+                target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)
                 for k in range(own):
                     target[k] = source[k] * scale[k]
         else:
-            for i in range(rows):
-                target, source = view(below + i * m * size, own, one), view(delta + (first + i * m) * size, own, one)
-                mask = view(work + (layers[l, AT_Z] + first + i * m) * size, own, one)
+            for i in range(some):
+                target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)
+                mask = view(work + layers[l, AT_Z] * size + at + i * m * size, own, one)
                 for k in range(own):
                     target[k] = source[k] * mask[k]
-        met = through_activation(layers[l - 1], run, first, own, rows, scratch, me, threads, met, one)
-        met = wait(run, met, threads)
-    return met
-
-
-@compiled
-def through_activation(layer, run, first, own, rows, scratch, me, threads, met, one):
-    """∂C/∂z in the place of ∂C/∂a of a layer: this thread's units, or its rows where the activation works on rows."""
-    if not layer[BACKWARD]:
-        return met
-    at = first
-    count, n = rows, own
-    if layer[ROWWISE]:
-        met = wait(run, met, threads)
-        begin, count = share(rows, me, threads)
-        at, n = begin * layer[UNITS], layer[UNITS]
-    size, work = width(one), run[WORK]
-    delta, z, a = (
-        work + (layer[AT_DELTA] + at) * size,
-        work + (layer[AT_Z] + at) * size,
-        work + (layer[AT_A] + at) * size,
-    )
-    call(layer[BACKWARD], (delta, z, a, scratch, count, n, layer[UNITS]))
-    return met
+        if layers[l - 1, BACKWARD]:
+            if layers[l - 1, ROWWISE] and not run[BY_ROWS]:
+                met = wait(run, met, threads)
+                i0, some = share(rows, me, threads)
+                at, own = i0 * n * size, n
+            places = layers[l - 1, AT_DELTA], layers[l - 1, AT_Z], layers[l - 1, AT_A]
+            d, z, a = (work + places[0] * size + at, work + places[1] * size + at, work + places[2] * size + at)
+            call(layers[l - 1, BACKWARD], (d, z, a, scratch, some, own, n))
+        if not run[BY_ROWS]:
+            met = wait(run, met, threads)
+    return wait(run, met, threads) if run[BY_ROWS] else met
 
 
 @compiled
@@ -446,11 +439,12 @@ def train(
         rows = min(B, run[ROWS] - begin)
         first, own = share(rows, me, threads)
         A = run[X] + begin * n * size
-        if run[GATHERED]:  # every thread for itself: that is faster than to fetch rows from another core
+        if run[GATHERED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
             A = work + (run[AT_X] + me * run[X_SIZE]) * size
-            picked = view(run[ORDER] + begin * 8, rows, 0)
-            for i in range(rows):
-                copy(view(run[X] + picked[i] * n * size, n, one), view(A + i * n * size, n, one))
+            i0, some = (first, own) if run[BY_ROWS] else (0, rows)
+            picked = view(run[ORDER] + (begin + i0) * 8, some, 0)
+            for i in range(some):
+                copy(view(run[X] + picked[i] * n * size, n, one), view(A + (i0 + i) * n * size, n, one))
         picked = view(run[ORDER] + (begin + first) * 8, own, 0)
         targets = work + (run[AT_Y] + first * K) * size
         for i in range(own):
@@ -493,11 +487,13 @@ def train(
         if layers[last, BACKWARD] and not run[ON_LOGITS]:
             z, a = work + (layers[last, AT_Z] + first * K) * size, work + (layers[last, AT_A] + first * K) * size
             call(layers[last, BACKWARD], (delta, z, a, scratch, own, K, K))
-        met = wait(run, met, threads)
+        met = backward(layers, factors, run, theta, work, rows, scratch, me, threads, met, one)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
-        met = backward(layers, factors, run, settings, A, rows, scratch, mine, me, threads, met, one)
+        for l in range(len(layers)):
+            d, a_prev = work + layers[l, AT_DELTA] * size, A if l == 0 else work + layers[l - 1, AT_A] * size
+            gradients(layers[l], factors[l], run, settings, theta, g, d, a_prev, l == 0, rows, mine, me, threads, one)
         if run[CLIPPED]:
             mine[SQUARES] = 0.0
             for j in range(len(parts)):
@@ -527,6 +523,8 @@ def train(
                 state = (slots + at, slots + slot + at, slots + 2 * slot + at, slots + 3 * slot + at)
                 eta = cast(one, rates[t]) * cast(one, part_factors[j])
                 call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * 64, eta, clip, count))
+        if run[BY_ROWS]:
+            met = wait(run, met, threads)
     return len(rates), cost_sum
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import chainrule as cr
 
 from ..arrays import Array
+from ..engine.choice import cores
 from .floor import floor, products
 from .problems import BETA1, BETA2, EPS, LEARNING_RATE, Problem, Work, network
 
@@ -77,7 +78,7 @@ def chainrule_trainer(problem: Problem, work: Work, **settings: Any) -> Contende
 
     net = network(problem)
     adam = cr.Adam(LEARNING_RATE, BETA1, BETA2, EPS)
-    settings = {"threads": problem.threads} | settings
+    settings |= {"threads": None if problem.threads == cores() else problem.threads}  # None: as many as are worth it
 
     def reset() -> None:
         for number, (W, b) in enumerate(work.start, 1):

@@ -443,7 +443,7 @@ def bench(
         sections,
         _sizes(threads),
         turns,
-        _several(only) or None,
+        only or None,
         costs,
         lambda line: display.status.print(line, markup=False),
     )

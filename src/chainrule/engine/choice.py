@@ -20,7 +20,7 @@ EngineName = Literal["array", "compiled"]
 ENGINES = ("auto", "array", "compiled")
 LONG = 3.0  # seconds on the array engine, as estimated here, from which `auto` compiles
 STEP, LAYER, RATE = 1e-4, 5e-5, 2e10  # its costs: seconds for a step and for a layer of a step, operations in a second
-SHARED = 6e6  # operations in a step from which threads share it
+SHARED = 8e6  # operations in a step from which threads share it
 
 
 class NotCompiledError(Exception):

@@ -49,11 +49,12 @@ WHO, FROM, TO = range(3)
 DROPOUT_PURPOSE = int(Purpose.DROPOUT)
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
-SMALL = 1500  # multiplications below which a loop is faster than a call to BLAS
+SMALL = 300  # multiplications below which a loop is faster than a call to BLAS
 RUN = 2048  # squares that are added in float32 before they go to float64
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
+in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
 # -- what Numba does not have -----------------------------------------------------------------------------------------
@@ -172,9 +173,9 @@ def product(gemm, m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C
     call(gemm, (*sizes, alpha, A, i32(A_step), B, i32(B_step), alpha * 0, C, i32(C_step)))
 
 
-@compiled
+@in_order
 def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
-    """`product` by loops."""
+    """`product` by loops; sums in their order, so that LLVM adds no vector loops, which only cost here."""
     size = width(alpha)
     A_i, A_p = (size, A_step * size) if A_turned else (A_step * size, size)
     B_p, B_j = (size, B_step * size) if B_turned else (B_step * size, size)
@@ -229,6 +230,8 @@ def key(seed, start, step, layer):
 @compiled
 def share(count, me, threads):
     """This thread's part of so many things: its beginning and its size."""
+    if threads == 1:  # a division costs as much as a small layer
+        return 0, count
     first = count * me // threads
     return first, count * (me + 1) // threads - first
 

@@ -1,6 +1,6 @@
 """The compiled engine against the array engine, over the grid of settings and in whole runs.
 
-python tests/test_compiled.py --full    every combination of the grid; prints the worst errors (an hour)
+python tests/test_compiled.py --full    every combination of the grid; prints the worst errors (half an hour)
 """
 
 from __future__ import annotations
@@ -407,7 +407,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the compiled engine with the array engine.")
     parser.add_argument("--full", action="store_true", help="every combination instead of the pairwise selection")
     if parser.parse_args().full:
-        with multiprocessing.Pool() as pool:
+        with multiprocessing.Pool(max(1, cores() // 2)) as pool:  # half of the cases take two threads
             parts = list(pool.imap_unordered(check_pair, sorted(grid.FITTING)))
     else:
         parts = [check(grid.all_pairs(grid.FACTORS, grid.allowed))]

@@ -43,6 +43,7 @@ ORDER = [  # a module may import from the groups before its own
     ["training.optimizers", "training.schedules", "training.metrics"],
     ["engine.*"],
     ["training.loop"],
+    ["training.lbfgs"],
     ["files"],
     ["tables.*"],
     ["network"],

@@ -158,6 +158,31 @@ class AdamW(Adam):
         return super().parts(theta, g, eta, slots, t)._replace(decay=-eta * self.weight_decay * theta)
 
 
+@dataclass(frozen=True)
+class Continued:
+    """An update rule that has made `updates` updates in earlier runs: what depends on the count goes on from there."""
+
+    optimizer: Optimizer
+    updates: int
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return self.optimizer.slots
+
+    def coefficients(self, t: int) -> tuple[float, ...]:
+        return self.optimizer.coefficients(t + self.updates)
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        return self.optimizer.rule(xp, real)
+
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        return self.optimizer.parts(theta, g, eta, slots, t + self.updates)
+
+
 CATALOGUE: dict[str, Optimizer] = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.9),

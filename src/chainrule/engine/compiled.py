@@ -6,11 +6,11 @@ Everything that decides the numbers is the same as on the array engine: the reco
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -98,6 +98,23 @@ def describe(
     return layers, factors, scratch
 
 
+class Team:
+    """Threads that work at the same time: the caller's, and others of the team's own; new ones in a forked process."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.process = threads, 0
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable[[int], Any]) -> list[Any]:
+        """The results of `work(0)` here and `work(1)` … on the others."""
+        if self.threads == 1:
+            return [work(0)]
+        if self.pool is None or self.process != os.getpid():
+            self.pool, self.process = ThreadPoolExecutor(self.threads - 1), os.getpid()
+        others = [self.pool.submit(work, me) for me in range(1, self.threads)]
+        return [work(0), *(other.result() for other in others)]
+
+
 class Predictor:
     """A compiled forward pass of one network, for one caller at a time: its buffers are its own.
 
@@ -120,7 +137,7 @@ class Predictor:
         self.one = dtype.type(1)
         self.work = np.empty((threads, max(layout.size, 1)), dtype)
         self.nothing = np.empty((0, self.outputs), dtype)
-        self.free = threading.Lock()
+        self.free, self.team = threading.Lock(), Team(threads)
         rows = np.zeros((1, self.inputs), dtype)
         theta = np.zeros(architecture.P, dtype)
         kernel.predict(0, 1, 1, rows, *self.tables, theta, self.work, self.nothing, self.nothing, self.one)
@@ -143,8 +160,7 @@ class Predictor:
         with self.free:
             if self.threads == 1 or len(X) <= PREDICT_BLOCK:
                 return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one)
-            found = together(
-                self.threads,
+            found = self.team(
                 lambda me: kernel.predict(
                     me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one
                 ),
@@ -216,9 +232,9 @@ class Trainer:
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
         by_rows = run[kernel.BY_ROWS] = B * sum(architecture.sizes[1:]) > architecture.P
         if settings.gathered:
-            numbers = layout.round_up(B * architecture.inputs)
-            run[kernel.X_SIZE] = 0 if by_rows else numbers
-            run[kernel.AT_X] = layout.take(numbers if by_rows else threads * numbers)
+            size = layout.round_up(B * architecture.inputs)
+            run[kernel.X_SIZE] = 0 if by_rows else size
+            run[kernel.AT_X] = layout.take(size if by_rows else threads * size)
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
         run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
@@ -240,6 +256,7 @@ class Trainer:
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
+        self.team = Team(threads)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
         self.sums = np.zeros((threads, 8))
         self.gradient = np.zeros(architecture.P, dtype)
@@ -276,7 +293,7 @@ class Trainer:
         self.memory[kernel.COUNTER][0] = 0
         tables = (self.layers, self.factors, run, self.settings, self.parts, self.part_factors)
         numbers = (rates, coefficients.ctypes.data, self.sums, self.one)
-        results = together(self.threads, lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
+        results = self.team(lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
         done, cost_sum = results[0]
         return done, cost_sum
 
@@ -324,15 +341,3 @@ def readable(array: Array) -> Array:
         return array
     buffer: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     return np.frombuffer(buffer, array.dtype).reshape(array.shape)
-
-
-def together(threads: int, work: Callable[[int], Any]) -> list[Any]:
-    """The results of `work(0)` here and `work(1)` … on other threads at the same time."""
-    others = [pool(threads).submit(work, me) for me in range(1, threads)] if threads > 1 else []
-    return [work(0), *(other.result() for other in others)]
-
-
-@lru_cache(maxsize=4)
-def pool(threads: int) -> ThreadPoolExecutor:
-    """The threads besides the caller's own."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="chainrule")

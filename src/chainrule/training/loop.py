@@ -6,8 +6,11 @@ so a run that is continued from a snapshot gives the same bits as one that was n
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -487,6 +490,30 @@ def clip(g: Array, norm: float | None) -> Array:
     return g * g.dtype.type(norm / length) if length > norm else g
 
 
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Ctrl-C as a note in a list, so that a training ends between two steps; a second one interrupts as ever.
+
+    Nothing changes outside the main thread, or where the program has a handler of its own.
+    """
+    noted: list[int] = []
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield noted
+        return
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 OnEpoch = Callable[[Row], bool | None]
 OnProgress = Callable[[float], None]
 
@@ -506,7 +533,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
     begun = epoch_begun = told = time.perf_counter()
     spent = training.snapshot.seconds
     try:
-        with np.errstate(all="ignore"):  # finiteness is checked explicitly at every step
+        with np.errstate(all="ignore"), interrupts() as asked:  # finiteness is checked explicitly at every step
             while True:
                 if training.unscored:
                     now = time.perf_counter()
@@ -518,6 +545,8 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                     return "patience"
                 if training.snapshot.step >= last_step:
                     return "epochs"
+                if asked:
+                    return "interrupted"
                 now = time.perf_counter()
                 if plan.time_limit is not None and spent + now - begun > plan.time_limit:
                     return "time"

@@ -8,15 +8,15 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numba.core.errors import NumbaError
 
-from ..arrays import Array
+from ..arrays import LINE, Array, aligned
 from ..core.architecture import Architecture
 from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Scale
@@ -27,25 +27,16 @@ from . import blas, kernel, passes
 from .choice import NotCompiledError
 from .lowering import Untraceable
 
-ALIGNED = 64  # bytes from which vector loads are whole
-PREDICT_BLOCK = 256  # rows that one thread predicts at a time
+FEW, MANY = 64, 256  # rows that one thread predicts at a time, with small weights and with large ones
+SMALL = 2**14  # numbers of the largest W up to which weights are small
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
-COEFFICIENTS = 8  # numbers that an update rule may have for each step
-
-
-class Tables(NamedTuple):
-    """A network as the kernel sees it: the tables, and the size of the workspace after them."""
-
-    layers: Array
-    factors: Array
-    size: int
 
 
 class Layout:
     """Hands out places in a workspace, each aligned."""
 
     def __init__(self, itemsize: int) -> None:
-        self.step = ALIGNED // itemsize
+        self.step = LINE // itemsize
         self.size = 0
 
     def take(self, count: int) -> int:
@@ -126,16 +117,19 @@ class Predictor:
         layout = Layout(dtype.itemsize)
         self.threads, self.dtype = threads, dtype
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
-        layers, factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
+        small = max(int(np.prod(layer.W_shape or ())) for layer in architecture.layers) <= SMALL
+        self.block = FEW if small else MANY
+        layers, factors, scratch = describe(architecture, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
         run[kernel.BY_ROWS] = True
+        run[kernel.AT_TURNED] = layout.take(architecture.P) if small else -1
         self.tables = (layers, factors, run)
         self.one = dtype.type(1)
-        self.work = np.empty((threads, max(layout.size, 1)), dtype)
+        self.work = aligned((threads, layout.size), dtype)
         self.nothing = np.empty((0, self.outputs), dtype)
         self.free, self.team = threading.Lock(), Team(threads)
         rows = np.zeros((1, self.inputs), dtype)
@@ -158,11 +152,11 @@ class Predictor:
         z = np.empty(shape, self.dtype) if logits else self.nothing
         a = np.empty(shape, self.dtype) if y_hat else self.nothing
         with self.free:
-            if self.threads == 1 or len(X) <= PREDICT_BLOCK:
-                return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one)
+            if self.threads == 1 or len(X) <= MANY:
+                return z, a, kernel.predict(0, 1, self.block, X, *self.tables, theta, self.work, z, a, self.one)
             found = self.team(
                 lambda me: kernel.predict(
-                    me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one
+                    me, self.threads, self.block, X, *self.tables, theta, self.work, z, a, self.one
                 ),
             )
         return z, a, all(found)
@@ -208,7 +202,7 @@ class Trainer:
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
         aggregated = not any(cost.aggregate.same(known) for known in (mean, sum_))
-        if len(optimizer.coefficients(1)) > COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
+        if len(optimizer.coefficients(1)) > kernel.COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
             raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
         self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
@@ -241,7 +235,6 @@ class Trainer:
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
         run[kernel.ON_LOGITS], run[kernel.SUMMED] = pair is not None, cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
-
         run[kernel.CLIPPED] = settings.clip_norm is not None
 
         numbers = self.settings = np.zeros(9)
@@ -259,13 +252,13 @@ class Trainer:
         self.team = Team(threads)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
         self.sums = np.zeros((threads, 8))
-        self.gradient = np.zeros(architecture.P, dtype)
+        self.gradient = aligned(architecture.P, dtype)
         memory = {
             kernel.X: data[0],
             kernel.Y: data[1],
             kernel.S: data[2],
             kernel.GRADIENT: self.gradient,
-            kernel.WORK: np.zeros(layout.size, dtype),
+            kernel.WORK: aligned(layout.size, dtype),
             kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
             kernel.SAMPLES: np.zeros(3 * B + 1),
             kernel.COUNTER: np.zeros(1, np.int64),
@@ -273,23 +266,25 @@ class Trainer:
         self.memory = memory  # kept, as the kernel has only the addresses
         for at, array in memory.items():
             run[at] = array.ctypes.data
-        run[kernel.P] = architecture.P
-        slots = np.zeros((len(optimizer.slots), 0), dtype)
-        self.steps(np.zeros(0, dtype), slots, 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
+        self.steps(np.zeros(0, dtype), [], 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
 
-    def steps(self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array) -> tuple[int, float]:
+    def steps(
+        self, theta: Array, slots: Sequence[Array], step: int, place: int, order: Array, rates: Array
+    ) -> tuple[int, float]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
 
-        θ (P,) and slots (k, P) are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
+        θ and the slots, (P,) each, are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
         than asked if the next has a gradient that is not finite, or too large to be sure of.
         """
-        coefficients = np.zeros((len(rates), COEFFICIENTS))
+        coefficients = np.zeros((len(rates), kernel.COEFFICIENTS))
         first = self.optimizer.coefficients(step + 1)
         if first:
             counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
             coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
         run = self.run
-        run[kernel.THETA], run[kernel.SLOTS], run[kernel.ORDER] = (a.ctypes.data for a in (theta, slots, order))
+        run[kernel.THETA], run[kernel.ORDER] = theta.ctypes.data, order.ctypes.data
+        for k, slot in enumerate(slots):
+            run[kernel.SLOTS + k] = slot.ctypes.data
         self.memory[kernel.COUNTER][0] = 0
         tables = (self.layers, self.factors, run, self.settings, self.parts, self.part_factors)
         numbers = (rates, coefficients.ctypes.data, self.sums, self.one)

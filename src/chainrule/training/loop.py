@@ -10,14 +10,14 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, all_finite, check_count, check_number
+from ..arrays import Array, aligned, all_finite, check_count, check_number
 from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
@@ -164,14 +164,19 @@ class Snapshot:
 
 def first_snapshot(identity: str, start: int, theta: Array, optimizer: Optimizer) -> Snapshot:
     """The state before the first step."""
-    slots = np.zeros((len(optimizer.slots), theta.size), theta.dtype)
-    return Snapshot(identity, start, theta.copy(), dict(zip(optimizer.slots, slots, strict=True)))
+    return own(Snapshot(identity, start, theta, {name: np.zeros_like(theta) for name in optimizer.slots}))
 
 
 def own(snapshot: Snapshot) -> Snapshot:
     """A snapshot whose arrays nobody else has."""
-    slots = np.array(list(snapshot.slots.values()), snapshot.theta.dtype).reshape(-1, snapshot.theta.size)
-    return replace(snapshot, theta=snapshot.theta.copy(), slots=dict(zip(snapshot.slots, slots, strict=True)))
+
+    def copy(vector: Array) -> Array:
+        result = aligned(vector.shape, vector.dtype)
+        result[...] = vector
+        return result
+
+    slots = {name: copy(slot) for name, slot in snapshot.slots.items()}
+    return replace(snapshot, theta=copy(snapshot.theta), slots=slots)
 
 
 class Step(NamedTuple):
@@ -429,7 +434,7 @@ class CompiledSteps:
             training.factors,
             training.mean_weight,
         )
-        self.theta, self.slots = np.empty(0), np.empty((0, 0))
+        self.theta, self.slots = np.empty(0), list[Array]()
         self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)
         self.pace = 0.0  # seconds that a step takes
 
@@ -438,7 +443,7 @@ class CompiledSteps:
         training = self.training
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
-            self.theta, self.slots = now.theta, together(list(now.slots.values()), now.theta)
+            self.theta, self.slots = now.theta, list(now.slots.values())
         count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)) if self.pace else 8)
         epoch, place = divmod(now.step, training.steps_per_epoch)
         if plan.schedule.same(constant):
@@ -459,14 +464,6 @@ class CompiledSteps:
         """The last z and ŷ of X."""
         logits, y_hat, _ = self.predictor(theta, self.readable(X), logits=True)
         return Values([logits], [y_hat])
-
-
-def together(vectors: Sequence[Array], like: Array) -> Array:
-    """Vectors as the rows of a matrix (k, P): the one that they are views of, or a new one."""
-    whole = vectors[0].base if vectors else np.empty((0, like.size), like.dtype)
-    rows = [] if whole is None else list(whole)
-    same = len(rows) == len(vectors) and all(r.ctypes.data == v.ctypes.data for r, v in zip(rows, vectors, strict=True))
-    return whole if whole is not None and whole.ndim == 2 and same else np.array(vectors)
 
 
 def evaluate(

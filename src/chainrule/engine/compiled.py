@@ -245,7 +245,7 @@ class Trainer:
         classes = architecture.outputs if loss.categorical else 2
         numbers[kernel.SMOOTH] = 1 - cost.label_smoothing
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
-        numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0], dtype=np.float64).max(initial=0.0)
+        numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0]).max(initial=0.0)
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)

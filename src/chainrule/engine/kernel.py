@@ -275,11 +275,7 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, 
             elif some and own:
                 product(run[PRODUCT], some, own, n, c, A + i0 * n * size, False, n, W, True, n, z, m)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
-            for i in range(some):
-                target, source = view(z + i * m * size, own, one), view(A + at + i * m * size, own, one)
-                for k in range(own):
-                    target[k] = source[k] * scale[k]
+            scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
             word = key(run[SEED], run[START], step, l + 1)
             for i in range(some):
@@ -301,6 +297,16 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, 
             met = wait(run, met, threads)
         A = work + layers[l, AT_A] * size
     return met
+
+
+@compiled
+def scaled(source, factors, target, rows, n, step, one):
+    """A block (rows, n) times one factor for each column."""
+    w = view(factors, n, one)
+    for i in range(rows):
+        given, row = view(source + i * step * width(one), n, one), view(target + i * step * width(one), n, one)
+        for k in range(n):
+            row[k] = given[k] * w[k]
 
 
 @compiled
@@ -329,11 +335,7 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
             if some and own:
                 product(run[PRODUCT], some, own, m, c, delta + i0 * m * size, False, m, W, False, n, below, n)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
-            for i in range(some):
-                target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)
-                for k in range(own):
-                    target[k] = source[k] * scale[k]
+            scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
         else:
             for i in range(some):
                 target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)

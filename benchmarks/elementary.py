@@ -8,6 +8,7 @@ at a time), NumPy (SciPy for erf), PyTorch. Activations: the formula records in 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import statistics
 import time
@@ -18,7 +19,8 @@ import numpy as np
 import scipy.special
 import torch
 
-from chainrule.engine.elementary import functions, inlined
+from chainrule.engine import passes
+from chainrule.engine.elementary import functions
 from chainrule.formulas import activations
 
 REPETITIONS = 41
@@ -43,15 +45,11 @@ def loop(f: Callable[..., object]) -> Callable[..., None]:
     return run
 
 
-def backward_loop(dg: Callable[..., object]) -> Callable[..., None]:
-    """A compiled loop ∂C/∂z = ∂C/∂a g′(z, a)."""
-
-    @numba.njit(error_model="numpy")
-    def run(da, z, a, out):
-        for i in range(z.size):
-            out[i] = da[i] * dg(z[i], a[i])
-
-    return run
+def whole_pass(kind: Callable[..., passes.Pass], record: activations.Activation, real: type) -> Callable[..., None]:
+    """A compiled pass of the engine, called with the arrays that it takes."""
+    made = passes.ready(kind, record, np.dtype(real).name)
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 3)(made.address)
+    return lambda *arrays: call(*(a.ctypes.data for a in arrays), None, *SHAPE, SHAPE[1])
 
 
 def interleaved(forms: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -94,19 +92,23 @@ def main() -> None:
     for name, (forward, backward) in TORCH.items():
         for real in (np.float32, np.float64):
             record = activations.CATALOGUE[name]
-            g, dg, _ = map(inlined, record.make(functions(real), real))
-            value, factor = loop(g), backward_loop(dg)
+            value, factor = (whole_pass(kind, record, real) for kind in (passes.forward, passes.backward))
             z, da = (rng.normal(size=math.prod(SHAPE)).astype(real) for _ in range(2))
-            a, out = record.value(z), np.empty_like(z)
+            a, out, b = record.value(z), np.empty_like(z), np.zeros(SHAPE[1], real)
+
+            def ours_backward(da=da, z=z, a=a, out=out, factor=factor):
+                out[...] = da  # a pass works in place
+                factor(out, z, a)
+
             zt, dat, at, outt = map(torch.from_numpy, (z, da, a, np.empty_like(z)))
             forms = {
-                "chainrule": lambda z=z, out=out, value=value: value(z, out),
+                "chainrule": lambda z=z, out=out, b=b, value=value: value(z, out, b),
                 "numpy": lambda z=z, record=record: record.value(z),
                 "torch": lambda zt=zt, outt=outt, forward=forward: forward(zt, out=outt),
             }
             row(f"{name} forward", real, interleaved(forms))
             forms = {
-                "chainrule": lambda da=da, z=z, a=a, out=out, factor=factor: factor(da, z, a, out),
+                "chainrule": ours_backward,
                 "numpy": lambda da=da, z=z, a=a, record=record: record.backward(da, z, a),
                 "torch": lambda d=dat, z=zt, a=at, o=outt, backward=backward: backward(d, z, a, o),
             }

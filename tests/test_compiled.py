@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
+import pickle
+import warnings
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -285,6 +288,50 @@ def test_a_large_gradient_is_no_divergence():
         net.fit(X, y, optimizer=SGD(1e-33), epochs=3, engine=engine)
         ends.append(net.theta.copy())
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-5)
+
+
+def test_fits_at_the_same_time_do_not_wait_for_one_another():
+    """More threads than cores, in several fits of one process."""
+    with ThreadPoolExecutor(3) as pool:
+        nets = list(pool.map(lambda _: fitted("compiled", threads=3)[0], range(3)))
+    for net in nets:
+        np.testing.assert_array_equal(net.theta, nets[0].theta)
+
+
+def test_predictions_in_copies_and_other_processes():
+    X, _ = data(600)
+    net, _ = fitted("compiled", threads=2)
+    expected = net.predict(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).theta, net.theta)
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has several threads
+        with context.Pool(1) as pool:
+            np.testing.assert_allclose(pool.apply(net.predict, (X,)), expected, rtol=0, atol=1e-14)
+
+
+def test_predictions_name_what_is_wrong_as_before():
+    X, _ = data()
+    net = network().compile()
+    bad = X.copy()
+    bad[7, 2] = np.nan
+    with pytest.raises(cr.DataError, match="predict: expected finite numbers in X, got nan at row 7, column 2"):
+        net.predict(bad)
+    with pytest.raises(cr.ShapeError, match="predict: expected X with 4 columns, got 3"):
+        net.predict(X[:, :3])
+    plain = network()
+    for rows in (X, X.astype(np.float32), X[::2], np.asfortranarray(X), X.tolist(), X[0]):
+        rows = np.atleast_2d(rows)
+        np.testing.assert_allclose(net.predict(rows), plain.predict(rows), rtol=0, atol=1e-14)
+    readonly = X.copy()
+    readonly.flags.writeable = False
+    np.testing.assert_array_equal(net.predict(readonly), net.predict(X))
+    np.testing.assert_array_equal(net.decide(X), plain.decide(X))
+
+
+def test_a_network_that_cannot_be_compiled_says_why():
+    with pytest.raises(cr.ParameterError, match="but the activation own_untraceable is no loop over numbers"):
+        cr.Network(4, [cr.Dense(6, own_untraceable), cr.Dense(2)]).compile()
 
 
 # -- records of one's own ---------------------------------------------------------------------------------------------

@@ -84,9 +84,9 @@ def work(problem: Problem) -> Work:
 TRAINING = [
     Problem((2, 3, 2), 4, batches=1000, epochs=10),
     Problem((20, 64, 64, 2), 32, batches=200, epochs=20),
-    Problem((784, 128, 10), 128, batches=80, epochs=8),
-    Problem((784, 512, 512, 10), 256, batches=40, epochs=3),
-    Problem((1024, 2048, 2048, 10), 1024, batches=4, epochs=3),
+    Problem((784, 128, 10), 128, batches=80, epochs=16),
+    Problem((784, 512, 512, 10), 256, batches=40, epochs=6),
+    Problem((1024, 2048, 2048, 10), 1024, batches=4, epochs=6),
 ]
 ACTIVATIONS = [replace(p, activation=g) for p in TRAINING[1:4] for g in ("relu", "tanh", "gelu", "silu", "mish")]
 

@@ -6,17 +6,17 @@ Everything that decides the numbers is the same as on the array engine: the reco
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numba.core.errors import NumbaError
 
-from ..arrays import Array
+from ..arrays import LINE, Array, aligned
 from ..core.architecture import Architecture
 from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Scale
@@ -27,25 +27,16 @@ from . import blas, kernel, passes
 from .choice import NotCompiledError
 from .lowering import Untraceable
 
-ALIGNED = 64  # bytes from which vector loads are whole
-PREDICT_BLOCK = 256  # rows that one thread predicts at a time
+FEW, MANY = 64, 256  # rows that one thread predicts at a time, with small weights and with large ones
+SMALL = 2**14  # numbers of the largest W up to which weights are small
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
-COEFFICIENTS = 8  # numbers that an update rule may have for each step
-
-
-class Tables(NamedTuple):
-    """A network as the kernel sees it: the tables, and the size of the workspace after them."""
-
-    layers: Array
-    factors: Array
-    size: int
 
 
 class Layout:
     """Hands out places in a workspace, each aligned."""
 
     def __init__(self, itemsize: int) -> None:
-        self.step = ALIGNED // itemsize
+        self.step = LINE // itemsize
         self.size = 0
 
     def take(self, count: int) -> int:
@@ -98,6 +89,23 @@ def describe(
     return layers, factors, scratch
 
 
+class Team:
+    """Threads that work at the same time: the caller's, and others of the team's own; new ones in a forked process."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.process = threads, 0
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, work: Callable[[int], Any]) -> list[Any]:
+        """The results of `work(0)` here and `work(1)` … on the others."""
+        if self.threads == 1:
+            return [work(0)]
+        if self.pool is None or self.process != os.getpid():
+            self.pool, self.process = ThreadPoolExecutor(self.threads - 1), os.getpid()
+        others = [self.pool.submit(work, me) for me in range(1, self.threads)]
+        return [work(0), *(other.result() for other in others)]
+
+
 class Predictor:
     """A compiled forward pass of one network, for one caller at a time: its buffers are its own.
 
@@ -109,18 +117,21 @@ class Predictor:
         layout = Layout(dtype.itemsize)
         self.threads, self.dtype = threads, dtype
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
-        layers, factors, scratch = describe(architecture, dtype.name, PREDICT_BLOCK, layout, training=False)
+        small = max(int(np.prod(layer.W_shape or ())) for layer in architecture.layers) <= SMALL
+        self.block = FEW if small else MANY
+        layers, factors, scratch = describe(architecture, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
         run[kernel.BY_ROWS] = True
+        run[kernel.AT_TURNED] = layout.take(architecture.P) if small else -1
         self.tables = (layers, factors, run)
         self.one = dtype.type(1)
-        self.work = np.empty((threads, max(layout.size, 1)), dtype)
+        self.work = aligned((threads, layout.size), dtype)
         self.nothing = np.empty((0, self.outputs), dtype)
-        self.free = threading.Lock()
+        self.free, self.team = threading.Lock(), Team(threads)
         rows = np.zeros((1, self.inputs), dtype)
         theta = np.zeros(architecture.P, dtype)
         kernel.predict(0, 1, 1, rows, *self.tables, theta, self.work, self.nothing, self.nothing, self.one)
@@ -141,12 +152,11 @@ class Predictor:
         z = np.empty(shape, self.dtype) if logits else self.nothing
         a = np.empty(shape, self.dtype) if y_hat else self.nothing
         with self.free:
-            if self.threads == 1 or len(X) <= PREDICT_BLOCK:
-                return z, a, kernel.predict(0, 1, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one)
-            found = together(
-                self.threads,
+            if self.threads == 1 or len(X) <= MANY:
+                return z, a, kernel.predict(0, 1, self.block, X, *self.tables, theta, self.work, z, a, self.one)
+            found = self.team(
                 lambda me: kernel.predict(
-                    me, self.threads, PREDICT_BLOCK, X, *self.tables, theta, self.work, z, a, self.one
+                    me, self.threads, self.block, X, *self.tables, theta, self.work, z, a, self.one
                 ),
             )
         return z, a, all(found)
@@ -192,7 +202,7 @@ class Trainer:
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
         aggregated = not any(cost.aggregate.same(known) for known in (mean, sum_))
-        if len(optimizer.coefficients(1)) > COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
+        if len(optimizer.coefficients(1)) > kernel.COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
             raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
         self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
@@ -216,16 +226,15 @@ class Trainer:
         run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
         by_rows = run[kernel.BY_ROWS] = B * sum(architecture.sizes[1:]) > architecture.P
         if settings.gathered:
-            numbers = layout.round_up(B * architecture.inputs)
-            run[kernel.X_SIZE] = 0 if by_rows else numbers
-            run[kernel.AT_X] = layout.take(numbers if by_rows else threads * numbers)
+            size = layout.round_up(B * architecture.inputs)
+            run[kernel.X_SIZE] = 0 if by_rows else size
+            run[kernel.AT_X] = layout.take(size if by_rows else threads * size)
         run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
         run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
         run[kernel.ON_LOGITS], run[kernel.SUMMED] = pair is not None, cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
-
         run[kernel.CLIPPED] = settings.clip_norm is not None
 
         numbers = self.settings = np.zeros(9)
@@ -236,19 +245,20 @@ class Trainer:
         classes = architecture.outputs if loss.categorical else 2
         numbers[kernel.SMOOTH] = 1 - cost.label_smoothing
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
-        numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0], dtype=np.float64).max(initial=0.0)
+        numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0]).max(initial=0.0)
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
+        self.team = Team(threads)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
         self.sums = np.zeros((threads, 8))
-        self.gradient = np.zeros(architecture.P, dtype)
+        self.gradient = aligned(architecture.P, dtype)
         memory = {
             kernel.X: data[0],
             kernel.Y: data[1],
             kernel.S: data[2],
             kernel.GRADIENT: self.gradient,
-            kernel.WORK: np.zeros(layout.size, dtype),
+            kernel.WORK: aligned(layout.size, dtype),
             kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
             kernel.SAMPLES: np.zeros(3 * B + 1),
             kernel.COUNTER: np.zeros(1, np.int64),
@@ -256,27 +266,29 @@ class Trainer:
         self.memory = memory  # kept, as the kernel has only the addresses
         for at, array in memory.items():
             run[at] = array.ctypes.data
-        run[kernel.P] = architecture.P
-        slots = np.zeros((len(optimizer.slots), 0), dtype)
-        self.steps(np.zeros(0, dtype), slots, 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
+        self.steps(np.zeros(0, dtype), [], 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
 
-    def steps(self, theta: Array, slots: Array, step: int, place: int, order: Array, rates: Array) -> tuple[int, float]:
+    def steps(
+        self, theta: Array, slots: Sequence[Array], step: int, place: int, order: Array, rates: Array
+    ) -> tuple[int, float]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
 
-        θ (P,) and slots (k, P) are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
+        θ and the slots, (P,) each, are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
         than asked if the next has a gradient that is not finite, or too large to be sure of.
         """
-        coefficients = np.zeros((len(rates), COEFFICIENTS))
+        coefficients = np.zeros((len(rates), kernel.COEFFICIENTS))
         first = self.optimizer.coefficients(step + 1)
         if first:
             counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
             coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
         run = self.run
-        run[kernel.THETA], run[kernel.SLOTS], run[kernel.ORDER] = (a.ctypes.data for a in (theta, slots, order))
+        run[kernel.THETA], run[kernel.ORDER] = theta.ctypes.data, order.ctypes.data
+        for k, slot in enumerate(slots):
+            run[kernel.SLOTS + k] = slot.ctypes.data
         self.memory[kernel.COUNTER][0] = 0
         tables = (self.layers, self.factors, run, self.settings, self.parts, self.part_factors)
         numbers = (rates, coefficients.ctypes.data, self.sums, self.one)
-        results = together(self.threads, lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
+        results = self.team(lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
         done, cost_sum = results[0]
         return done, cost_sum
 
@@ -324,15 +336,3 @@ def readable(array: Array) -> Array:
         return array
     buffer: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     return np.frombuffer(buffer, array.dtype).reshape(array.shape)
-
-
-def together(threads: int, work: Callable[[int], Any]) -> list[Any]:
-    """The results of `work(0)` here and `work(1)` … on other threads at the same time."""
-    others = [pool(threads).submit(work, me) for me in range(1, threads)] if threads > 1 else []
-    return [work(0), *(other.result() for other in others)]
-
-
-@lru_cache(maxsize=4)
-def pool(threads: int) -> ThreadPoolExecutor:
-    """The threads besides the caller's own."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="chainrule")

@@ -24,9 +24,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 from numba.core.cgutils import unpack_tuple
@@ -94,22 +93,8 @@ def polynomial(context: Any, x: Any, coefficients: Any) -> Any:
     return x(x, coefficients), generate
 
 
-_known: WeakSet[Any] = WeakSet()
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let compiled loops call a function and, with it, the functions in its closure; returns it as it is.
-
-    It is compiled where it is called, inside the loop, so that LLVM sees through it, and with its own flags. Unlike
-    what `numba.njit` makes, it can stand in the closure of a loop that Numba caches on disk.
-    """
-    if function not in _known:
-        _known.add(function)
-        for cell in function.__closure__ or ():
-            if isinstance(cell.cell_contents, FunctionType):
-                inlined(cell.cell_contents)
-        register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)(function)
-    return function
+# Compiled where it is called, inside the loop, so that LLVM sees through it, and with its own flags.
+inlined = register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)
 
 
 def functions(real: type) -> ModuleType:

@@ -33,11 +33,13 @@ FACTOR, RATE = range(2)
 # Places in the vector of whole numbers that describes a run. Addresses of functions:
 PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 # addresses of memory,
-X, Y, S, ORDER, THETA, GRADIENT, SLOTS, WORK, ZEROS, SAMPLES, COUNTER = range(7, 18)
+X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, SAMPLES, COUNTER = range(7, 17)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
-P, ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 29)
-BY_ROWS, GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(29, 35)
-DESCRIPTION = 35  # numbers in that vector
+ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(17, 27)
+BY_ROWS, GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(27, 33)
+AT_TURNED = 37
+SLOTS = 33  # addresses of the optimizer's vectors, of which there may be four
+DESCRIPTION = 38  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
@@ -48,8 +50,10 @@ PHI, PENALTY, SQUARES = range(3)
 WHO, FROM, TO = range(3)
 DROPOUT_PURPOSE = int(Purpose.DROPOUT)
 
+COEFFICIENTS = 8  # numbers that an update rule may have for each step
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
 SMALL = 300  # multiplications below which a loop is faster than a call to BLAS
+MANY = 512  # rows of a prediction from which it pays to transpose small weights first
 RUN = 2048  # squares that are added in float32 before they go to float64
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
@@ -253,8 +257,11 @@ def block(layer, run, rows, me, threads):
 
 
 @compiled
-def forward(layers, factors, run, theta, work, scratch, A, rows, masks, step, me, threads, met, one):
-    """z and a of this thread's blocks of all layers, from the batch at A; of the last layer its rows are complete."""
+def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, step, me, threads, met, one):
+    """z and a of this thread's blocks of all layers, from the batch at A; of the last layer its rows are complete.
+
+    `turned` is 0, or the address of a θ in which every W is transposed.
+    """
     size = width(one)
     for l in range(len(layers)):
         n, m = layers[l, INPUTS], layers[l, UNITS]
@@ -263,14 +270,12 @@ def forward(layers, factors, run, theta, work, scratch, A, rows, masks, step, me
         z, a = work + layers[l, AT_Z] * size + at, work + layers[l, AT_A] * size + at
         if layers[l, KIND] == DENSE:
             W, c = theta + (layers[l, AT_W] + k0 * n) * size, cast(one, factors[l, FACTOR])
-            if some and own:
+            if turned:
+                product(run[PRODUCT], rows, m, n, c, A, False, n, turned + layers[l, AT_W] * size, False, m, z, m)
+            elif some and own:
                 product(run[PRODUCT], some, own, n, c, A + i0 * n * size, False, n, W, True, n, z, m)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
-            for i in range(some):
-                target, source = view(z + i * m * size, own, one), view(A + at + i * m * size, own, one)
-                for k in range(own):
-                    target[k] = source[k] * scale[k]
+            scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
             word = key(run[SEED], run[START], step, l + 1)
             for i in range(some):
@@ -292,6 +297,16 @@ def forward(layers, factors, run, theta, work, scratch, A, rows, masks, step, me
             met = wait(run, met, threads)
         A = work + layers[l, AT_A] * size
     return met
+
+
+@compiled
+def scaled(source, factors, target, rows, n, step, one):
+    """A block (rows, n) times one factor for each column."""
+    w = view(factors, n, one)
+    for i in range(rows):
+        given, row = view(source + i * step * width(one), n, one), view(target + i * step * width(one), n, one)
+        for k in range(n):
+            row[k] = given[k] * w[k]
 
 
 @compiled
@@ -320,11 +335,7 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
             if some and own:
                 product(run[PRODUCT], some, own, m, c, delta + i0 * m * size, False, m, W, False, n, below, n)
         elif layers[l, KIND] == SCALE:
-            scale = view(theta + (layers[l, AT_W] + k0) * size, own, one)
-            for i in range(some):
-                target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)
-                for k in range(own):
-                    target[k] = source[k] * scale[k]
+            scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
         else:
             for i in range(some):
                 target, source = view(below + i * m * size, own, one), view(delta + at + i * m * size, own, one)
@@ -430,7 +441,7 @@ def train(
     its squares might not be.
     """
     n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
-    theta, g, slots, work = run[THETA], run[GRADIENT], run[SLOTS], run[WORK]
+    theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     last = len(layers) - 1
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
     smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
@@ -454,7 +465,7 @@ def train(
             given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
             for k in range(K):
                 y[k] = given[k] * smooth + smooth_by
-        met = forward(layers, factors, run, theta, work, scratch, A, rows, True, step + t, me, threads, met, one)
+        met = forward(layers, factors, run, theta, 0, work, scratch, A, rows, True, step + t, me, threads, met, one)
 
         z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
         delta = work + (layers[last, AT_DELTA] + first * K) * size
@@ -522,13 +533,25 @@ def train(
         for j in range(len(parts)):
             if parts[j, WHO] == me:
                 at, count = parts[j, FROM] * size, parts[j, TO] - parts[j, FROM]
-                slot = run[P] * size
-                state = (slots + at, slots + slot + at, slots + 2 * slot + at, slots + 3 * slot + at)
+                state = (run[SLOTS] + at, run[SLOTS + 1] + at, run[SLOTS + 2] + at, run[SLOTS + 3] + at)
                 eta = cast(one, rates[t]) * cast(one, part_factors[j])
-                call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * 64, eta, clip, count))
+                call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * COEFFICIENTS * 8, eta, clip, count))
         if run[BY_ROWS]:
             met = wait(run, met, threads)
     return len(rates), cost_sum
+
+
+@compiled
+def turn(layers, theta, turned, one):
+    """Write every W of θ transposed: products of few rows with a small W are then twice as fast."""
+    for l in range(len(layers)):
+        if layers[l, KIND] == DENSE:
+            n, m = layers[l, INPUTS], layers[l, UNITS]
+            W = view(theta + layers[l, AT_W] * width(one), n * m, one)
+            target = view(turned + layers[l, AT_W] * width(one), n * m, one)
+            for i in range(m):
+                for k in range(n):
+                    target[k * m + i] = W[i * n + k]
 
 
 @compiled
@@ -541,6 +564,10 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
     x, z, a = X.reshape(-1), logits.reshape(-1), y_hat.reshape(-1)
     at_theta, own = np.int64(theta.ctypes.data), np.int64(work.ctypes.data) + me * work.shape[1] * size
     scratch = own + run[AT_SCRATCH] * size
+    turned = 0
+    if run[AT_TURNED] >= 0 and N >= MANY:
+        turned = own + run[AT_TURNED] * size
+        turn(layers, at_theta, turned, one)
     total = one * 0
     for begin in range(me * block, N, threads * block):
         rows = min(block, N - begin)
@@ -548,7 +575,7 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
         given = view(at, rows * n, one)
         for j in range(rows * n):
             total += given[j] * 0
-        forward(layers, factors, run, at_theta, own, scratch, at, rows, False, 0, 0, 1, 0, one)
+        forward(layers, factors, run, at_theta, turned, own, scratch, at, rows, False, 0, 0, 1, 0, one)
         if len(z):
             copy(view(own + layers[-1, AT_Z] * size, rows * K, one), z[begin * K : (begin + rows) * K])
         if len(a):

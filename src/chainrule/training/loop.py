@@ -6,15 +6,18 @@ so a run that is continued from a snapshot gives the same bits as one that was n
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, all_finite, check_count, check_number
+from ..arrays import Array, aligned, all_finite, check_count, check_number
 from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
@@ -173,24 +176,29 @@ def first_snapshot(
     Raises:
         ParameterError, ShapeError: `state` is not of this optimizer, or of another number of parameters.
     """
-    slots = np.zeros((len(optimizer.slots), theta.size), theta.dtype)
-    if state is not None:
-        if set(state) != set(optimizer.slots):
-            raise ParameterError(
-                f"fit: expected the optimizer's state {list(optimizer.slots)}, got {list(state)}. "
-                "It belongs to another optimizer; leave it out."
-            )
-        for slot, name in zip(slots, optimizer.slots, strict=True):
-            if state[name].shape != theta.shape:
-                raise ShapeError(f"fit: expected state of {theta.size} parameters, got shape {state[name].shape}.")
-            slot[...] = state[name]
-    return Snapshot(identity, start, theta.copy(), dict(zip(optimizer.slots, slots, strict=True)))
+    if state is None:
+        state = {name: np.zeros_like(theta) for name in optimizer.slots}
+    if set(state) != set(optimizer.slots):
+        raise ParameterError(
+            f"fit: expected the optimizer's state {list(optimizer.slots)}, got {list(state)}. "
+            "It belongs to another optimizer; leave it out."
+        )
+    for slot in state.values():
+        if slot.shape != theta.shape:
+            raise ShapeError(f"fit: expected state of {theta.size} parameters, got shape {slot.shape}.")
+    return own(Snapshot(identity, start, theta, {name: state[name].astype(theta.dtype) for name in optimizer.slots}))
 
 
 def own(snapshot: Snapshot) -> Snapshot:
     """A snapshot whose arrays nobody else has."""
-    slots = np.array(list(snapshot.slots.values()), snapshot.theta.dtype).reshape(-1, snapshot.theta.size)
-    return replace(snapshot, theta=snapshot.theta.copy(), slots=dict(zip(snapshot.slots, slots, strict=True)))
+
+    def copy(vector: Array) -> Array:
+        result = aligned(vector.shape, vector.dtype)
+        result[...] = vector
+        return result
+
+    slots = {name: copy(slot) for name, slot in snapshot.slots.items()}
+    return replace(snapshot, theta=copy(snapshot.theta), slots=slots)
 
 
 class Step(NamedTuple):
@@ -448,7 +456,7 @@ class CompiledSteps:
             training.factors,
             training.mean_weight,
         )
-        self.theta, self.slots = np.empty(0), np.empty((0, 0))
+        self.theta, self.slots = np.empty(0), list[Array]()
         self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)
         self.pace = 0.0  # seconds that a step takes
 
@@ -457,7 +465,7 @@ class CompiledSteps:
         training = self.training
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
-            self.theta, self.slots = now.theta, together(list(now.slots.values()), now.theta)
+            self.theta, self.slots = now.theta, list(now.slots.values())
         count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)) if self.pace else 8)
         epoch, place = divmod(now.step, training.steps_per_epoch)
         if plan.schedule.same(constant):
@@ -478,14 +486,6 @@ class CompiledSteps:
         """The last z and ŷ of X."""
         logits, y_hat, _ = self.predictor(theta, self.readable(X), logits=True)
         return Values([logits], [y_hat])
-
-
-def together(vectors: Sequence[Array], like: Array) -> Array:
-    """Vectors as the rows of a matrix (k, P): the one that they are views of, or a new one."""
-    whole = vectors[0].base if vectors else np.empty((0, like.size), like.dtype)
-    rows = [] if whole is None else list(whole)
-    same = len(rows) == len(vectors) and all(r.ctypes.data == v.ctypes.data for r, v in zip(rows, vectors, strict=True))
-    return whole if whole is not None and whole.ndim == 2 and same else np.array(vectors)
 
 
 def evaluate(
@@ -509,6 +509,30 @@ def clip(g: Array, norm: float | None) -> Array:
     return g * g.dtype.type(norm / length) if length > norm else g
 
 
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Ctrl-C as a note in a list, so that a training ends between two steps; a second one interrupts as ever.
+
+    Nothing changes outside the main thread, or where the program has a handler of its own.
+    """
+    noted: list[int] = []
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield noted
+        return
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 OnEpoch = Callable[[Row], bool | None]
 OnProgress = Callable[[float], None]
 
@@ -528,7 +552,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
     begun = epoch_begun = told = time.perf_counter()
     spent = training.snapshot.seconds
     try:
-        with np.errstate(all="ignore"):  # finiteness is checked explicitly at every step
+        with np.errstate(all="ignore"), interrupts() as asked:  # finiteness is checked explicitly at every step
             while True:
                 if training.unscored:
                     now = time.perf_counter()
@@ -540,6 +564,8 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                     return "patience"
                 if training.snapshot.step >= last_step:
                     return "epochs"
+                if asked:
+                    return "interrupted"
                 now = time.perf_counter()
                 if plan.time_limit is not None and spent + now - begun > plan.time_limit:
                     return "time"

@@ -1,0 +1,131 @@
+"""What each special case of the compiled engine is worth: the same work with it and without it, in turn.
+
+python benchmarks/kernels.py        about two minutes on an idle machine, most of them compiling
+
+small products by loops     against BLAS for all                          training 2-3-2
+small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2
+sharing by units            against sharing by rows, on two threads       training 784-128-10
+sharing by rows             against sharing by units, on two threads      training 64-64-64-10
+loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import chainrule as cr
+from chainrule.core.cost import make_cost
+from chainrule.engine import kernel, passes
+from chainrule.engine.compiled import Predictor, Settings, Trainer
+from chainrule.formulas import losses
+
+TURNS = 15
+
+
+def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Median seconds of each form, timed in turn."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(TURNS + 1):
+        for name, form in forms.items():
+            begun = time.perf_counter()
+            form()
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def steps(
+    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None
+) -> Callable[[], None]:
+    """An epoch of compiled steps in float32."""
+    rng = np.random.default_rng(0)
+    hidden = [cr.Dense(n, "relu") for n in sizes[1:-1]]
+    net = cr.Network(sizes[0], [*hidden, cr.Dense(sizes[-1], "softmax")], dtype="float32")
+    N = batch * batches
+    X = rng.standard_normal((N, sizes[0]), dtype=np.float32)
+    y = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], N)]
+    cost = make_cost("benchmark", net.architecture.output_activation)
+    settings = Settings(batch, N, True, None, 0, 0, threads)
+    trainer = Trainer(net.architecture, cost, cr.Adam(), (X, y, np.ones(N)), settings, None, 1.0)
+    if by_rows is not None:
+        numbers = trainer.run[kernel.X_SIZE]
+        trainer.run[kernel.BY_ROWS], trainer.run[kernel.X_SIZE] = by_rows, 0 if by_rows else numbers
+    theta, slots = net.theta.copy(), [np.zeros(net.P, np.float32) for _ in range(2)]
+    order, rates = rng.permutation(N), np.full(batches, 1e-3)
+    return lambda: trainer.steps(theta, slots, 0, 0, order, rates) and None
+
+
+def predictions(turned: bool) -> Callable[[], None]:
+    """10 000 rows of 20-64-64-2 on one thread."""
+    net = cr.Network(20, [cr.Dense(64, "relu"), cr.Dense(64, "relu"), cr.Dense(2, "softmax")], dtype="float32")
+    predictor = Predictor(net.architecture, net.dtype, 1)
+    if not turned:
+        predictor.tables[2][kernel.AT_TURNED] = -1
+    theta, X = net.theta.copy(), np.random.default_rng(0).standard_normal((10_000, 20), dtype=np.float32)
+    return lambda: predictor(theta, X) and None
+
+
+def loss_passes(fused: bool) -> Callable[[], None]:
+    """The loss and its slope on 128 × 10 logits, a thousand times."""
+    kinds = (passes.loss_and_slope,) if fused else (passes.value, passes.slope)
+    made = [passes.ready(kind, losses.categorical_cross_entropy_logits, "float32") for kind in kinds]
+    rng = np.random.default_rng(0)
+    z, y, delta = (rng.random((128, 10), dtype=np.float32) for _ in range(3))
+    w, L = np.full(128, 1 / 128, np.float32), np.zeros(128)
+    scratch = np.zeros(max(part.scratch(10) for part in made), np.float32)
+    at_z, at_y, at_w, at_L, at_d, at_s = (a.ctypes.data for a in (z, y, w, L, delta, scratch))
+
+    @kernel.compiled
+    def both(first, second, fused):
+        for _ in range(1000):
+            if fused:
+                kernel.call(first, (at_z, at_y, at_w, at_L, at_d, at_s, 128, 10))
+            else:
+                kernel.call(first, (at_z, at_y, at_L, at_s, 128, 10))
+                kernel.call(second, (at_z, at_y, at_w, at_d, at_s, 128, 10))
+
+    arrays = (z, y, w, L, delta, scratch)  # which the loop knows by address only
+    return lambda: both(made[0].address, made[-1].address, fused) or (arrays and None)
+
+
+def report(what: str, unit: float, name: str, times: dict[str, float]) -> None:
+    """A line: both times and their ratio."""
+    (mine, with_it), (other, without) = times.items()
+    print(
+        f"{what:<28} {unit * with_it:10.2f} {name}  {mine}; {unit * without:10.2f} {other}: {without / with_it:.2f} ×"
+    )
+
+
+def without_small_loops() -> None:
+    """In a process of its own, as the limit is compiled in."""
+    kernel.SMALL = 0
+    print(interleaved({"": steps((2, 3, 2), 4, 1, 1000)})[""])
+
+
+def main() -> None:
+    """All comparisons."""
+    if "--blas-only" in sys.argv:
+        return without_small_loops()
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, __file__, "--blas-only"]
+        answer = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache})
+    loops = interleaved({"loops": steps((2, 3, 2), 4, 1, 1000)})
+    report("small products", 1e3, "µs a step", loops | {"BLAS": float(answer.stdout.split()[-1])})
+    forms = {"transposed": predictions(True), "as they are": predictions(False)}
+    report("small weights", 1e6, "µs", interleaved(forms))
+    forms = {f"by {'rows' if rows else 'units'}": steps((784, 128, 10), 128, 2, 40, rows) for rows in (False, True)}
+    report("784-128-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
+    forms = {f"by {'rows' if rows else 'units'}": steps((64, 64, 64, 10), 256, 2, 40, rows) for rows in (True, False)}
+    report("64-64-64-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
+    report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
+
+
+if __name__ == "__main__":
+    main()

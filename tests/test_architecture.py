@@ -50,6 +50,7 @@ ORDER = [  # a module may import from the groups before its own
     ["table_model"],
     ["report"],
     ["plots"],
+    ["estimators", "estimators.*"],
     [""],  # the package, with the public names
     ["bench.*"],
     ["cli.*"],
@@ -79,6 +80,8 @@ PUBLIC = [
     "Dropout",
     "Gradients",
     "Loss",
+    "MLPClassifier",
+    "MLPRegressor",
     "Network",
     "Penalty",
     "Plan",

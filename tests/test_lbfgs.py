@@ -14,7 +14,7 @@ from chainrule.core.cost import make_cost
 from chainrule.errors import DivergenceError, ParameterError, ShapeError
 from chainrule.training.lbfgs import lbfgs
 from chainrule.training.loop import Data
-from chainrule.training.optimizers import Adam, Continued, find_optimizer
+from chainrule.training.optimizers import SGD, Adam, Continued, StepSGD, find_optimizer, update
 from chainrule.training.schedules import constant
 
 RNG = np.random.default_rng(0)
@@ -107,3 +107,28 @@ def test_the_best_epoch_by_ones_own_metric():
     run = net.fit(X, Y, validation=(X, Y), monitor=worst_error, epochs=30)
     scores = [row["valid_worst_error"] for row in run.history]
     assert run.best_score == min(scores) == np.abs(net.predict(X) - Y).max()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_velocity_of_steps(nesterov):
+    """Equal to SGD's while the learning rate stays; where it falls, v ← μ v − η g holds as it is written."""
+    rng = np.random.default_rng(3)
+    theta, gradients = rng.normal(size=4), rng.normal(size=(6, 4))
+    steps, plain = StepSGD(0.1, 0.9, nesterov), SGD(0.1, 0.9, nesterov)
+    one = other = by_hand = theta
+    v = w = u = np.zeros(4)
+    for t, g in enumerate(gradients, 1):
+        parts = steps.parts(one, g, 0.1, (v,), t)
+        before = one
+        one, v = update(steps, one, g, 0.1, (v,), t)
+        np.testing.assert_allclose(one - before, parts.per_gradient * g + parts.momentum + parts.decay, rtol=1e-12)
+        other, w = update(plain, other, g, 0.1, (w,), t)
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    v = u
+    falling = theta
+    for t, g in enumerate(gradients, 1):
+        eta = 0.1 / t
+        falling, v = update(steps, falling, g, eta, (v,), t)
+        u = 0.9 * u - eta * g
+        by_hand = by_hand + (0.9 * u - eta * g if nesterov else u)
+    np.testing.assert_allclose(falling, by_hand, rtol=1e-12)

@@ -220,6 +220,8 @@ CLOSED_FORMS = {
     "step(every=3, factor=0.1)": lambda e, n: 0.1 ** (e // 3),
     "inverse_time": lambda e, n: 1 / (1 + e),
     "inverse_time(rate=0.1)": lambda e, n: 1 / (1 + 0.1 * e),
+    "inverse_power": lambda e, n: 1 / (1 + math.floor(e)) ** 0.5,
+    "inverse_power(rows=20, power=2, before=5)": lambda e, n: 1 / (6 + 20 * math.floor(e)) ** 2,
     "cosine": lambda e, n: (1 + math.cos(math.pi * e / n)) / 2,
     "warmup": lambda e, n: min(1, e / 5),
     "warmup(8)": lambda e, n: min(1, e / 8),

@@ -17,6 +17,7 @@ from .errors import NotTrainedError as NotTrainedError
 from .errors import OutputError as OutputError
 from .errors import ParameterError as ParameterError
 from .errors import ShapeError as ShapeError
+from .errors import require as _require
 from .files import load_snapshot as load_snapshot
 from .files import save_snapshot as save_snapshot
 from .formulas import activations as activations
@@ -41,15 +42,22 @@ from .training.schedules import schedule as schedule
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
+    from .estimators import MLPClassifier as MLPClassifier
+    from .estimators import MLPRegressor as MLPRegressor
     from .inspection.verify import Check as Check
     from .inspection.verify import Report as Report
     from .inspection.verify import verify_pair as verify_pair
 
 
 def __getattr__(name: str) -> _Any:
-    """The verification, which is large, is loaded when it is first asked for."""
+    """The verification, which is large, and the estimators, which need scikit-learn, are loaded when first asked for."""
     if name in ("Check", "Report", "verify_pair"):
         from .inspection import verify
 
         return getattr(verify, name)
+    if name in ("MLPClassifier", "MLPRegressor"):
+        _require("sklearn", "table", name)
+        from . import estimators
+
+        return getattr(estimators, name)
     raise AttributeError(f"module 'chainrule' has no attribute {name!r}")

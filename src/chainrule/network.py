@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -42,6 +42,7 @@ from .training.loop import (
     own,
     run_training,
 )
+from .training.metrics import Metric
 from .training.optimizers import Optimizer, find_optimizer
 from .training.schedules import Schedule, find_schedule
 
@@ -565,7 +566,7 @@ class Network:
         sampling: str = "shuffle",
         drop_last: bool = False,
         clip_norm: float | None = None,
-        monitor: str = "cost",
+        monitor: str | Metric = "cost",
         patience: int | None = None,
         tolerance: float = 0.0,
         time_limit: float | None = None,
@@ -655,13 +656,15 @@ class Network:
         validation: Pair | Triple | None = None,
         starts: int = 1,
         resume: Snapshot | None = None,
+        state: Mapping[str, Array] | None = None,
         keep_every: int | None = None,
         on_epoch: OnEpoch | None = None,
         on_progress: OnProgress | None = None,
     ) -> Run:
         """What `fit` does, with its settings gathered in a plan, such as that of an earlier run (`run.plan`).
 
-        Arguments and errors are those of `fit`.
+        Arguments and errors are those of `fit`. `state` is the optimizer's state with which a new run begins, such as
+        `run.snapshot.slots` of one on other rows; `training.optimizers.Continued` counts the updates on.
         """
         check_fit("fit", self.architecture.output_activation, plan.cost.loss)
         data = self._data("fit", plan.cost, X, y, sample_weight)
@@ -676,6 +679,8 @@ class Network:
             raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
         if resume is not None and not isinstance(resume, Snapshot):
             raise ParameterError(f"fit, resume: expected a snapshot such as run.snapshot, got {resume!r}.")
+        if state is not None and (resume is not None or starts > 1):
+            raise ParameterError("fit: expected neither resume nor starts with the optimizer's state, got one of them.")
         if resume is not None and starts > 1:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
         if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
@@ -685,7 +690,7 @@ class Network:
         B, steps = plan.rows_per_step(len(data.X)), plan.epochs * plan.steps_per_epoch(len(data.X))
         engine: EngineName = choose("fit", plan.engine, self.architecture, steps, B)
         threads = share(plan.threads, self.architecture, B)
-        given = (plan, data, held_out, starts, resume, keep_every)
+        given = (plan, data, held_out, starts, resume, state, keep_every)
         try:
             trainings = self._trainings(engine, threads, *given)
         except NotCompiledError as refusal:
@@ -741,6 +746,7 @@ class Network:
         held_out: Data | None,
         starts: int,
         resume: Snapshot | None,
+        state: Mapping[str, Array] | None,
         keep_every: int | None,
     ) -> list[Training]:
         """The trainings of all starts, ready to run.
@@ -756,7 +762,7 @@ class Network:
                 theta = self._theta if k == 0 else self.architecture.start(self.seed, self.dtype, start=k)
                 if resume is None:
                     self._check_start(theta)
-                    snapshot = first_snapshot(identity, k, theta, own_plan.optimizer)
+                    snapshot = first_snapshot(identity, k, theta, own_plan.optimizer, state)
                 else:
                     snapshot = own(self._checked(resume, identity))
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)

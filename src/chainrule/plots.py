@@ -69,7 +69,7 @@ def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
             cost = [row[key] for row in run.history]
             axes.plot(epochs, cost, color=color, linewidth=1.8, marker="o" if len(cost) == 1 else "", label=label)
     if run.best_epoch:
-        by = run.plan.monitor.replace("_", " ")
+        by = run.plan.monitored.replace("_", " ")
         axes.axvline(
             run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch by {by}, {run.best_epoch}"
         )

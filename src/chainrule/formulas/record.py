@@ -81,6 +81,10 @@ class Record:
         """Pickled by where its function stands, so that networks can go to other processes."""
         return _find_again, (self.make.__module__, self.make.__qualname__, self.parameters)
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself, as nothing in it changes."""
+        return self
+
     @property
     def spec(self) -> str:
         """The name with every parameter, exact: what files hold and `find` reads."""

@@ -22,10 +22,10 @@ from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
 from ..counter import Purpose, generator
-from ..errors import DivergenceError, NotTrainedError, ParameterError, unknown_name
+from ..errors import DivergenceError, NotTrainedError, ParameterError, ShapeError, unknown_name
 from ..formulas.losses import CATALOGUE as LOSSES
 from ..formulas.record import Record
-from .metrics import find_metric
+from .metrics import Metric, find_metric
 from .optimizers import Optimizer, update
 from .schedules import Schedule, constant
 
@@ -55,7 +55,8 @@ class Plan:
             at random, with replacement; 002's pseudo-code with batch_size=1).
         drop_last: leave out the short batch at the end of an epoch.
         clip_norm: scale the gradient down to this Euclidean norm where it is larger.
-        monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse" or "mae".
+        monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse", "mae", or a function
+            (loss, ŷ, y, s) → number, of which less is better.
         patience, tolerance: stop when the score has not fallen by more than `tolerance` for `patience` epochs.
             The score is the monitored one, or the training cost without a validation set.
         time_limit: seconds, of all starts together; max_steps: updates, of each start. Both may end inside an epoch.
@@ -72,7 +73,7 @@ class Plan:
     sampling: str = "shuffle"
     drop_last: bool = False
     clip_norm: float | None = None
-    monitor: str = "cost"
+    monitor: str | Metric = "cost"
     patience: int | None = None
     tolerance: float = 0.0
     time_limit: float | None = None
@@ -94,6 +95,11 @@ class Plan:
         if self.sampling not in SAMPLINGS:
             raise unknown_name("fit, sampling", self.sampling, SAMPLINGS)
         find_metric("fit, monitor", self.monitor, self.cost.loss)
+
+    @property
+    def monitored(self) -> str:
+        """The name of what is monitored."""
+        return self.monitor if isinstance(self.monitor, str) else getattr(self.monitor, "__name__", "metric")
 
     def rows_per_step(self, rows: int) -> int:
         """B, at most N."""
@@ -162,9 +168,25 @@ class Snapshot:
     seconds: float = 0.0
 
 
-def first_snapshot(identity: str, start: int, theta: Array, optimizer: Optimizer) -> Snapshot:
-    """The state before the first step."""
-    return own(Snapshot(identity, start, theta, {name: np.zeros_like(theta) for name in optimizer.slots}))
+def first_snapshot(
+    identity: str, start: int, theta: Array, optimizer: Optimizer, state: Mapping[str, Array] | None = None
+) -> Snapshot:
+    """The state before the first step; `state` are the optimizer's slots where it goes on from an earlier run.
+
+    Raises:
+        ParameterError, ShapeError: `state` is not of this optimizer, or of another number of parameters.
+    """
+    if state is None:
+        state = {name: np.zeros_like(theta) for name in optimizer.slots}
+    if set(state) != set(optimizer.slots):
+        raise ParameterError(
+            f"fit: expected the optimizer's state {list(optimizer.slots)}, got {list(state)}. "
+            "It belongs to another optimizer; leave it out."
+        )
+    for slot in state.values():
+        if slot.shape != theta.shape:
+            raise ShapeError(f"fit: expected state of {theta.size} parameters, got shape {slot.shape}.")
+    return own(Snapshot(identity, start, theta, {name: state[name].astype(theta.dtype) for name in optimizer.slots}))
 
 
 def own(snapshot: Snapshot) -> Snapshot:
@@ -329,14 +351,14 @@ class Training:
             score = row["valid_cost"]
             if self.metric is not None:
                 score = self.metric(plan.cost.loss, y_hat, self.validation.y, self.validation.s)
-                row[f"valid_{plan.monitor}"] = score
+                row[f"valid_{plan.monitored}"] = score
         row["seconds"] = total_seconds
         row["rows_per_second"] = self.rows_per_epoch / max(seconds, 1e-9)
         if not np.isfinite(score):
             what = f"the training cost of epoch {epoch} is {score}"
             if self.validation is not None:
                 where = self._non_finite_value(self.validation, None, "the validation rows")
-                what = where or f"the {plan.monitor} on the validation rows is {score}"
+                what = where or f"the {plan.monitored} on the validation rows is {score}"
             raise DivergenceError(self._where(now.step - 1, what))
         best = {}
         if self.validation is not None and score <= now.best_score:  # of equal epochs the last, as RealMLP does

@@ -52,12 +52,14 @@ Metric = Callable[[Loss, Array, Array, Array], float]
 CATALOGUE: dict[str, Metric] = {"error_rate": error_rate, "rmse": rmse, "mae": mae}
 
 
-def find_metric(where: str, name: str, loss: Loss) -> Metric | None:
-    """The metric of that name, or None for "cost".
+def find_metric(where: str, name: str | Metric, loss: Loss) -> Metric | None:
+    """The metric of that name, or None for "cost"; a function (loss, ŷ, y, s) → number is its own metric.
 
     Raises:
         ParameterError: unknown, or decisions asked of a loss that is not of classification.
     """
+    if callable(name):
+        return name
     if name == "cost":
         return None
     if name not in CATALOGUE:

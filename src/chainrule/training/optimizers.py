@@ -94,6 +94,34 @@ class SGD:
 
 
 @dataclass(frozen=True)
+class StepSGD(SGD):
+    """SGD whose velocity is made of steps: v ← μ v − η g, θ ← θ + v; Nesterov: θ ← θ + μ v − η g.
+
+    The same as `SGD` while η stays; where η falls, the steps made before keep their size. Source: Sutskever et al. 2013.
+    """
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        mu = real(self.momentum)
+
+        def heavy_ball(theta, g, eta, velocity):
+            velocity = mu * velocity - eta * g
+            return theta + velocity, velocity
+
+        def nesterov(theta, g, eta, velocity):
+            velocity = mu * velocity - eta * g
+            return theta + (mu * velocity - eta * g), velocity
+
+        return (nesterov if self.nesterov else heavy_ball) if self.momentum else super().rule(xp, real)
+
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        if not slots:
+            return super().parts(theta, g, eta, slots, t)
+        none, mu = np.zeros_like(theta), self.momentum
+        per_g, per_velocity = (1 + mu, mu * mu) if self.nesterov else (1.0, mu)
+        return Parts(none - eta * per_g, per_velocity * slots[0], none)
+
+
+@dataclass(frozen=True)
 class Adam:
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², θ ← θ − η m̂ / (√v̂ + ε), bias-corrected (Kingma & Ba 2015)."""
 
@@ -156,6 +184,31 @@ class AdamW(Adam):
 
     def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
         return super().parts(theta, g, eta, slots, t)._replace(decay=-eta * self.weight_decay * theta)
+
+
+@dataclass(frozen=True)
+class Continued:
+    """An update rule that has made `updates` updates in earlier runs: what depends on the count goes on from there."""
+
+    optimizer: Optimizer
+    updates: int
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return self.optimizer.slots
+
+    def coefficients(self, t: int) -> tuple[float, ...]:
+        return self.optimizer.coefficients(t + self.updates)
+
+    def rule(self, xp: Any, real: Any) -> Function:
+        return self.optimizer.rule(xp, real)
+
+    def parts(self, theta: Array, g: Array, eta: Any, slots: tuple[Array, ...], t: int) -> Parts:
+        return self.optimizer.parts(theta, g, eta, slots, t + self.updates)
 
 
 CATALOGUE: dict[str, Optimizer] = {

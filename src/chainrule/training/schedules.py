@@ -61,6 +61,11 @@ def inverse_time(epoch: float, epochs: int, rate: float = 1.0) -> float:
     return 1 / (1 + rate * epoch)
 
 
+@schedule("(1 + before + rows·floor(epoch))**-power", "scikit-learn's invscaling", planned=False)
+def inverse_power(epoch: float, epochs: int, rows: float = 1.0, power: float = 0.5, before: float = 0.0) -> float:
+    return (1 + before + rows * math.floor(epoch)) ** -power
+
+
 def _half_wave(t: float) -> float:
     """From 1 at t = 0 to 0 at t = 1 along a cosine."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, t))))
@@ -94,7 +99,18 @@ def flat_cos(epoch: float, epochs: int) -> float:
 
 
 CATALOGUE = {
-    record.name: record for record in (constant, step, inverse_time, cosine, warmup, warmup_cosine, coslog4, flat_cos)
+    record.name: record
+    for record in (
+        constant,
+        step,
+        inverse_time,
+        inverse_power,
+        cosine,
+        warmup,
+        warmup_cosine,
+        coslog4,
+        flat_cos,
+    )
 }
 
 

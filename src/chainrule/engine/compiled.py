@@ -75,8 +75,8 @@ def describe(
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
             forward, backward = (passes.ready(kind, layer.g, dtype) for kind in (passes.forward, passes.backward))
-        except Untraceable as error:
-            raise NotCompiledError(f"the activation {layer.g} is no loop over numbers ({error})") from None
+        except (Untraceable, NumbaError) as error:
+            raise NotCompiledError(f"the activation {layer.g} is no loop over numbers ({first_line(error)})") from None
         moved = not passes.keeps(layer.g)
         if moved or row[kernel.KIND] == kernel.DROPOUT:
             row[kernel.AT_A] = layout.take(rows * m)
@@ -87,6 +87,11 @@ def describe(
             row[kernel.BACKWARD] = backward.address if moved else 0
         scratch = max(scratch, forward.scratch(m), backward.scratch(m))
     return layers, factors, scratch
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the compiler's pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Team:
@@ -210,9 +215,9 @@ class Trainer:
             kinds = (passes.value, passes.slope) if aggregated else (passes.loss_and_slope,)
             of_loss = [passes.ready(kind, pair or loss, dtype.name) for kind in kinds]
             update = passes.compile(passes.update(optimizer), dtype.name)
-        except Untraceable as error:
+        except (Untraceable, NumbaError) as error:
             raise NotCompiledError(
-                f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({error})"
+                f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({first_line(error)})"
             ) from None
         scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
@@ -302,7 +307,7 @@ def aggregate_address(phi: Aggregator) -> int:
     try:
         return passes.aggregate(phi)
     except (ImportError, AttributeError, NumbaError) as error:
-        raise NotCompiledError(f"the aggregate {phi} cannot be compiled ({str(error).splitlines()[0]})") from None
+        raise NotCompiledError(f"the aggregate {phi} cannot be compiled ({first_line(error)})") from None
 
 
 def shares(architecture: Architecture, threads: int, plain: bool) -> tuple[Array, Array]:

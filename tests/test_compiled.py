@@ -306,7 +306,7 @@ def test_predictions_in_copies_and_other_processes():
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).theta, net.theta)
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has several threads
+        warnings.simplefilter("ignore")  # that this process has several threads
         with context.Pool(1) as pool:
             np.testing.assert_allclose(pool.apply(net.predict, (X,)), expected, rtol=0, atol=1e-14)
 

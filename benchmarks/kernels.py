@@ -1,6 +1,6 @@
 """What each special case of the compiled engine is worth: the same work with it and without it, in turn.
 
-python benchmarks/kernels.py        about two minutes on an idle machine, most of them compiling
+python benchmarks/kernels.py        a quarter of a minute on an idle machine
 
 small products by loops     against BLAS for all                          training 2-3-2
 small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2

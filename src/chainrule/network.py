@@ -302,9 +302,7 @@ class Network:
         """The last z and ŷ of checked rows."""
         rows = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
         if self._predictor is not None:
-            from .engine.compiled import readable
-
-            logits, y_hat, _ = self._predictor(self._theta, readable(rows), logits=True)
+            logits, y_hat, _ = self._predictor(self._theta, rows, logits=True)
             return Values([logits], [y_hat])
         with np.errstate(all="ignore"):
             return predict(self.architecture, self._theta, rows)

@@ -13,14 +13,15 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-PREFIX = "scipy_"
+from .choice import NotCompiledError
+
 CORE_TYPE = "OPENBLAS_CORETYPE"
-WIDE = ("SkylakeX", "Cooperlake", "Sapphirerapids", "Zen5")  # kernels that use AVX-512
+WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")  # kernels that use AVX-512
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The library, loaded once, or None where the package scipy-openblas32 is not installed.
+    """The library, loaded once, or None where scipy-openblas32 is not installed or cannot be loaded.
 
     Importing the package would load it with its own choice of kernels; the variable that decides them is read only
     when the library is loaded.
@@ -54,20 +55,16 @@ def has_avx512() -> bool:
     return all(features.get(name, False) for name in ("AVX512F", "AVX512CD", "AVX512_SKX"))
 
 
-def core_name() -> str:
-    """Which kernels the library uses, such as "SkylakeX"; empty without a library."""
+def product_address(float32: bool) -> int:
+    """The address of cblas_sgemm or cblas_dgemm.
+
+    Raises:
+        NotCompiledError: the library is installed, and cannot be loaded here.
+    """
     blas = library()
     if blas is None:
-        return ""
-    blas.scipy_openblas_get_corename.restype = ctypes.c_char_p
-    return str(blas.scipy_openblas_get_corename().decode())
-
-
-def product_address(float32: bool) -> int:
-    """The address of cblas_sgemm or cblas_dgemm."""
-    blas = library()
-    assert blas is not None
-    function = getattr(blas, f"{PREFIX}cblas_{'s' if float32 else 'd'}gemm")
+        raise NotCompiledError("the library of scipy-openblas32 cannot be loaded")
+    function = blas.scipy_cblas_sgemm if float32 else blas.scipy_cblas_dgemm
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 

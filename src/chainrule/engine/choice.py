@@ -30,11 +30,10 @@ class NotCompiledError(Exception):
 def missing() -> str | None:
     """What the compiled engine lacks here, in words, or None."""
     lacking = [name for name in ("numba", "scipy_openblas32") if importlib.util.find_spec(name) is None]
-    return (
-        " and ".join(lacking).replace("_", "-") + (" are" if len(lacking) > 1 else " is") + " not installed"
-        if lacking
-        else None
-    )
+    if not lacking:
+        return None
+    names = " and ".join(lacking).replace("_", "-")
+    return f"{names} {'are' if len(lacking) > 1 else 'is'} not installed"
 
 
 def operations(architecture: Architecture, rows: int) -> int:

@@ -153,7 +153,7 @@ class Predictor:
 
     def __call__(self, theta: Array, X: Array, logits: bool = False, y_hat: bool = True) -> tuple[Array, Array, bool]:
         """The last z and ŷ (N, n_L) of X (N, n_0), each if wanted; and whether X is finite."""
-        shape = (len(X), self.outputs)
+        shape, X = (len(X), self.outputs), readable(X)
         z = np.empty(shape, self.dtype) if logits else self.nothing
         a = np.empty(shape, self.dtype) if y_hat else self.nothing
         with self.free:

@@ -36,6 +36,7 @@ from ..formulas.aggregators import Aggregator
 from ..formulas.losses import Loss
 from ..training.optimizers import Optimizer
 from . import elementary
+from .kernel import COEFFICIENTS
 from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace
 
 BLOCK = 128  # samples in one block of a rowwise pass
@@ -197,7 +198,7 @@ _SHAPES = {
     "w": "(rows,)",
     "theta": "(count,)",
     "g": "(count,)",
-    "coefficients": "(8,)",
+    "coefficients": f"({COEFFICIENTS},)",
 } | {f"slot_{k}": "(count,)" for k in range(SLOTS)}
 
 

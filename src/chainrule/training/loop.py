@@ -186,7 +186,11 @@ def first_snapshot(
     for slot in state.values():
         if slot.shape != theta.shape:
             raise ShapeError(f"fit: expected state of {theta.size} parameters, got shape {slot.shape}.")
-    return own(Snapshot(identity, start, theta, {name: state[name].astype(theta.dtype) for name in optimizer.slots}))
+    return own(
+        Snapshot(
+            identity, start, theta, {name: state[name].astype(theta.dtype, copy=False) for name in optimizer.slots}
+        )
+    )
 
 
 def own(snapshot: Snapshot) -> Snapshot:
@@ -431,9 +435,7 @@ class CompiledSteps:
     """
 
     def __init__(self, training: Training) -> None:
-        from ..engine.compiled import Predictor, Settings, Trainer, readable
-
-        self.readable = readable
+        from ..engine.compiled import Predictor, Settings, Trainer
 
         plan, N = training.plan, training.N
         gathered = plan.sampling != "sequential"
@@ -484,7 +486,7 @@ class CompiledSteps:
 
     def predict(self, architecture: Architecture, theta: Array, X: Array) -> Values:
         """The last z and ŷ of X."""
-        logits, y_hat, _ = self.predictor(theta, self.readable(X), logits=True)
+        logits, y_hat, _ = self.predictor(theta, X, logits=True)
         return Values([logits], [y_hat])
 
 

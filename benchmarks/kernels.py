@@ -7,6 +7,7 @@ small weights transposed    against weights as they are                   predic
 sharing by units            against sharing by rows, on two threads       training 784-128-10
 sharing by rows             against sharing by units, on two threads      training 64-64-64-10
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
+stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
 """
 
 from __future__ import annotations
@@ -95,6 +96,17 @@ def loss_passes(fused: bool) -> Callable[[], None]:
     return lambda: both(made[0].address, made[-1].address, fused) or (arrays and None)
 
 
+def per_sample(compiled: bool) -> Callable[[], None]:
+    """Per-sample gradients of 784-128-10 into an array that is there, on one thread."""
+    net = cr.Network(784, [cr.Dense(128, "relu"), cr.Dense(10, "softmax")], dtype="float32")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((128, 784), dtype=np.float32), rng.integers(0, 10, 128)
+    out = np.empty((128, net.P), np.float32)
+    if compiled:
+        net.compile(threads=1)
+    return lambda: net.per_sample_gradients(X, y, out=out) is None or None
+
+
 def report(what: str, unit: float, name: str, times: dict[str, float]) -> None:
     """A line: both times and their ratio."""
     (mine, with_it), (other, without) = times.items()
@@ -125,6 +137,8 @@ def main() -> None:
     forms = {f"by {'rows' if rows else 'units'}": steps((64, 64, 64, 10), 256, 2, 40, rows) for rows in (True, False)}
     report("64-64-64-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
+    forms = {"past the caches": per_sample(True), "NumPy": per_sample(False)}
+    report("per-sample gradients", 1e6, "µs", interleaved(forms))
 
 
 if __name__ == "__main__":

@@ -299,6 +299,28 @@ def test_fits_at_the_same_time_do_not_wait_for_one_another():
         np.testing.assert_array_equal(net.theta, nets[0].theta)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("aggregate", ["mean", "sum", "tilted(2)"])
+def test_per_sample_gradients(aggregate, dtype, threads):
+    """As the array engine has them, into fresh memory and into rows that begin anywhere in a cache line."""
+    layers = [cr.Scale(), cr.Dense(37, "softmax"), cr.Dropout(0.5), cr.Dense(9, "mish", ntk=True, bias=False)]
+    net = cr.Network(50, [*layers, cr.Dense(3, "softmax")], dtype=dtype, seed=1)
+    rng = np.random.default_rng(2)
+    X, s = rng.normal(size=(23, 50)), rng.random(23)
+    given: dict[str, Any] = {"sample_weight": s, "aggregate": aggregate, "label_smoothing": 0.2, "penalty": 0.1}
+    y = rng.integers(0, 3, 23)
+    expected = net.per_sample_gradients(X, y, **given)
+    memory = np.full(23 * net.P + 1, np.nan, dtype)
+    out = memory[1:].reshape(23, net.P)
+    net.compile(threads)
+    tolerance = (1e-13 if dtype == "float64" else 3e-6) * np.abs(expected).max()
+    for into in (None, out):
+        found = net.per_sample_gradients(X, y, out=into, **given)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    assert np.isnan(memory[0]) and found is out
+
+
 def test_predictions_in_copies_and_other_processes():
     X, _ = data(600)
     net, _ = fitted("compiled", threads=2)

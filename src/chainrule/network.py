@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import zlib
@@ -308,10 +309,15 @@ class Network:
             return predict(self.architecture, self._theta, rows)
 
     def compile(self, threads: int | None = None) -> Network:
-        """From now on, run `predict` and `decide` on the compiled engine, as after a `fit` on it; returns the network.
+        """From now on, run `predict`, `decide` and `per_sample_gradients` on the compiled engine, as after a `fit` on it.
+
+        A loss or an aggregator of one's own that is no loop over numbers still has its gradients on the array engine.
 
         Args:
-            threads: how many share the rows of a large prediction; by default as many as there are cores.
+            threads: how many share the rows of a large call; by default as many as there are cores.
+
+        Returns:
+            the network.
 
         Raises:
             ParameterError: the compiled engine cannot be had here, or the network cannot be compiled.
@@ -350,6 +356,10 @@ class Network:
             raise ShapeError(f"{where}: expected X and y with as many rows, got {len(X)} and {len(y)}.")
         return Data(X, y, check_weights(where, s, len(X)))
 
+    def _costed(self, where: str, X: Any, y: Any, s: Any, options: CostOptions) -> tuple[Cost, Data]:
+        cost = make_cost(where, self.architecture.output_activation, **options)
+        return cost, self._data(where, cost, X, y, s)
+
     def cost(
         self,
         X: npt.ArrayLike,
@@ -359,8 +369,7 @@ class Network:
         **options: Unpack[CostOptions],
     ) -> float:
         """C = φ(L₁ … L_N) + R(θ) at the present parameters; arguments and errors are those of `fit`."""
-        cost = make_cost("cost", self.architecture.output_activation, **options)
-        data = self._data("cost", cost, X, y, sample_weight)
+        cost, data = self._costed("cost", X, y, sample_weight, options)
         with np.errstate(all="ignore"):
             return float(cost_value(self.architecture, self._theta, data.X, data.y, cost, data.s))
 
@@ -373,8 +382,7 @@ class Network:
         **options: Unpack[CostOptions],
     ) -> Gradients:
         """C and ∂C/∂θ at the present parameters; arguments and errors are those of `fit`."""
-        cost = make_cost("gradient", self.architecture.output_activation, **options)
-        data = self._data("gradient", cost, X, y, sample_weight)
+        cost, data = self._costed("gradient", X, y, sample_weight, options)
         with np.errstate(all="ignore"):
             G = gradient(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()))
         parts = dict(enumerate(self.architecture.views(G.theta), 1))
@@ -391,8 +399,7 @@ class Network:
         **options: Unpack[CostOptions],
     ) -> Trace:
         """Everything that one forward and one backward pass compute; arguments and errors are those of `fit`."""
-        cost = make_cost("trace", self.architecture.output_activation, **options)
-        data = self._data("trace", cost, X, y, sample_weight)
+        cost, data = self._costed("trace", X, y, sample_weight, options)
         with np.errstate(all="ignore"):
             return trace(self.architecture, self._theta.copy(), *data[:2], cost, data.s, float(data.s.mean()))
 
@@ -430,13 +437,18 @@ class Network:
     ) -> Array:
         """Each sample's part of ∂C/∂θ (N, P), without the penalty; with aggregate="sum" those of the losses themselves.
 
-        They are written into `out` (N, P) if it is given, which spares fresh memory.
+        They are written into `out` (N, P) if it is given, which spares fresh memory. See `compile` for speed.
 
         Raises:
             ParameterError: it would take more than 1 GiB.
             ShapeError: `out` does not fit. Else as `fit`.
         """
-        return per_sample.gradients(self.architecture, *self._deltas(X, y, sample_weight, options), out=out)
+        cost, data = self._costed("per-sample gradients", X, y, sample_weight, options)
+        into = per_sample.room(self.architecture, len(data.X), self.dtype, out=out)
+        if self._predictor is not None:
+            with contextlib.suppress(NotCompiledError), announced("compiled"):
+                return self._predictor.per_sample_gradients(self._theta, cost, data, into, fresh=out is None)
+        return per_sample.gradients(self.architecture, *self._deltas(cost, data), into)
 
     def per_sample_norms(
         self,
@@ -447,12 +459,11 @@ class Network:
         **options: Unpack[CostOptions],
     ) -> Array:
         """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them."""
-        return per_sample.norms(self.architecture, *self._deltas(X, y, sample_weight, options))
+        given = self._costed("per-sample norms", X, y, sample_weight, options)
+        return per_sample.norms(self.architecture, *self._deltas(*given))
 
-    def _deltas(self, X: Any, y: Any, s: Any, options: CostOptions) -> tuple[list[Array], list[Array]]:
+    def _deltas(self, cost: Cost, data: Data) -> tuple[list[Array], list[Array]]:
         """δ and a_prev of the layers 1 … L."""
-        cost = make_cost("per-sample gradients", self.architecture.output_activation, **options)
-        data = self._data("per-sample gradients", cost, X, y, s)
         with np.errstate(all="ignore"):
             values = forward(self.architecture, self._theta, data.X, keep="all")
             mean_weight = float(data.s.mean())
@@ -520,8 +531,7 @@ class Network:
         v = check_matrix("curvature_product", "direction", direction, 1, self.dtype)[:, 0]
         if len(v) != self.P:
             raise ShapeError(f"curvature_product: expected a direction of length {self.P}, got {len(v)}.")
-        cost = make_cost("curvature_product", self.architecture.output_activation, **options)
-        data = self._data("curvature_product", cost, X, y, sample_weight)
+        cost, data = self._costed("curvature_product", X, y, sample_weight, options)
         with np.errstate(all="ignore"):
             return curvature.product(
                 self.architecture, self._theta, v, *data[:2], cost, data.s, float(data.s.mean()), kind=kind
@@ -537,8 +547,7 @@ class Network:
         **options: Unpack[CostOptions],
     ) -> Report:
         """Every factor of the gradient against independent witnesses; arguments and errors are those of `fit`."""
-        cost = make_cost("verify", self.architecture.output_activation, **options)
-        data = self._data("verify", cost, X, y, sample_weight)
+        cost, data = self._costed("verify", X, y, sample_weight, options)
         from .inspection.verify import verify  # large, and seldom needed
 
         return verify(self.architecture, self._theta, *data[:2], cost, data.s, float(data.s.mean()), seed)

@@ -467,7 +467,7 @@ PREDICTORS: dict[str, Make] = {
 
 def chainrule_gradients(problem: Problem, work: Work, reuse: bool = False) -> Contender:
     """`Network.per_sample_gradients`, or with `reuse` into the array of the call before, as a loop over batches does."""
-    net = network(problem)
+    net = network(problem).compile(problem.threads)
     out = np.empty((problem.rows, net.P), np.float32) if reuse else None
     return Contender(lambda: net.per_sample_gradients(work.X, work.y, aggregate="sum", out=out))
 

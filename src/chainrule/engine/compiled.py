@@ -22,13 +22,14 @@ from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Scale
 from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
-from ..training.optimizers import Optimizer
+from ..training.optimizers import SGD, Optimizer
 from . import blas, kernel, passes
 from .choice import NotCompiledError
 from .lowering import Untraceable
 
 FEW, MANY = 64, 256  # rows that one thread predicts at a time, with small weights and with large ones
 SMALL = 2**14  # numbers of the largest W up to which weights are small
+PAGE = 4096  # bytes that the system prepares at their first touch, or a part of them
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
 
 
@@ -112,7 +113,7 @@ class Team:
 
 
 class Predictor:
-    """A compiled forward pass of one network, for one caller at a time: its buffers are its own.
+    """The compiled passes of one network outside training, for one caller at a time: its buffers are its own.
 
     Raises:
         NotCompiledError: something in the network is no loop over numbers.
@@ -120,7 +121,7 @@ class Predictor:
 
     def __init__(self, architecture: Architecture, dtype: np.dtype[Any], threads: int) -> None:
         layout = Layout(dtype.itemsize)
-        self.threads, self.dtype = threads, dtype
+        self.architecture, self.threads, self.dtype = architecture, threads, dtype
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
         small = max(int(np.prod(layer.W_shape or ())) for layer in architecture.layers) <= SMALL
         self.block = FEW if small else MANY
@@ -166,6 +167,37 @@ class Predictor:
             )
         return z, a, all(found)
 
+    def per_sample_gradients(
+        self, theta: Array, cost: Cost, data: tuple[Array, Array, Array], out: Array, fresh: bool
+    ) -> Array:
+        """Each sample's part of ∂C/∂θ, without the penalty, written to `out` (N, P), which is returned; no dropout.
+
+        Args:
+            fresh: whether nothing has been written to the memory of `out` yet. The system clears each page at the first
+                touch, which is best left to the thread that fills it, and before stores that go past the caches.
+
+        Raises:
+            NotCompiledError: the loss or the aggregator is no loop over numbers.
+        """
+        rows, P = out.shape
+        settings = Settings(rows, rows, gathered=False, clip_norm=None, seed=0, start=0, threads=self.threads)
+        with self.free:
+            mean_weight = float(data[2].mean())
+            trainer = Trainer(self.architecture, cost, SGD(1.0), data, settings, None, mean_weight, self.team)
+            order = np.arange(rows)
+            trainer.run[kernel.THETA], trainer.run[kernel.ORDER] = theta.ctypes.data, order.ctypes.data
+            trainer.factors[:, kernel.RATE] = 0.0
+            tables = (trainer.layers, trainer.factors, trainer.run, trainer.settings)
+
+            def work(me: int) -> None:
+                if fresh:
+                    part = out[rows * me // self.threads : rows * (me + 1) // self.threads]
+                    part.reshape(-1)[:: PAGE // out.itemsize] = 0
+                kernel.per_sample(me, self.threads, *tables, out.ctypes.data, P, self.one)
+
+            self.team(work)
+        return out
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -201,6 +233,7 @@ class Trainer:
         settings: Settings,
         factors: Array | None,
         mean_weight: float,
+        team: Team | None = None,
     ) -> None:
         dtype = data[0].dtype
         g, loss = architecture.output_activation, cost.loss
@@ -254,7 +287,7 @@ class Trainer:
         numbers[kernel.LARGEST] = LARGEST[dtype.name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
-        self.team = Team(threads)
+        self.team = team or Team(threads)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
         self.sums = np.zeros((threads, 8))
         self.gradient = aligned(architecture.P, dtype)

@@ -23,6 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
+from ..arrays import LINE
 from ..counter import Purpose
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
@@ -58,6 +59,7 @@ RUN = 2048  # squares that are added in float32 before they go to float64
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
+inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, forceinline=True)  # a call is 5 % of a small step
 in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
@@ -148,6 +150,27 @@ def look(typing_context: Any, address: Any) -> Any:
         return builder.load_atomic(builder.inttoptr(values[0], ir.IntType(64).as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), build
+
+
+@intrinsic
+def stream(typing_context: Any, factor: Any, source: Any, target: Any) -> Any:
+    """Write `factor` times a cache line of numbers at `source` to the line that begins at `target`, past the caches.
+
+    An ordinary store would first fetch the line that it overwrites: half of all traffic, where results fill memory.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        count = LINE // context.get_abi_sizeof(context.get_data_type(factor))
+        vector = ir.VectorType(context.get_data_type(factor), count)
+        numbers = builder.load(builder.inttoptr(values[1], vector.as_pointer()), align=1)
+        first, nothing = ir.Constant(ir.IntType(32), 0), ir.Constant(vector, ir.Undefined)
+        one = builder.insert_element(nothing, values[0], first)
+        factors = builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
+        store = builder.store(builder.fmul(numbers, factors), builder.inttoptr(values[2], vector.as_pointer()), LINE)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(factor, types.int64, types.int64), build
 
 
 @compiled
@@ -430,6 +453,70 @@ def squares(address, rows, n, step, one):
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 
+@inlined
+def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta, scratch, met, one):
+    """z, a and δ of a batch, from place `begin` of the order on, in the workspace; this thread's blocks of them.
+
+    Returns the address of the batch's X, this thread's part of φ, and the count of arrivals.
+    """
+    n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
+    work, last = run[WORK], len(layers) - 1
+    smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
+    share_of_output = settings[OUTPUT_SHARE]
+    first, own = share(rows, me, threads)
+    A = run[X] + begin * n * size
+    if run[GATHERED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
+        A = work + (run[AT_X] + me * run[X_SIZE]) * size
+        i0, some = (first, own) if run[BY_ROWS] else (0, rows)
+        picked = view(run[ORDER] + (begin + i0) * 8, some, 0)
+        for i in range(some):
+            copy(view(run[X] + picked[i] * n * size, n, one), view(A + (i0 + i) * n * size, n, one))
+    picked = view(run[ORDER] + (begin + first) * 8, own, 0)
+    targets = work + (run[AT_Y] + first * K) * size
+    for i in range(own):
+        given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
+        for k in range(K):
+            y[k] = given[k] * smooth + smooth_by
+    met = forward(layers, factors, run, theta, 0, work, scratch, A, rows, True, step, me, threads, met, one)
+
+    z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
+    delta = work + (layers[last, AT_DELTA] + first * K) * size
+    at_L, at_s = run[SAMPLES] + (LOSS * B + first) * 8, run[SAMPLES] + (WEIGHT * B + first) * 8
+    L, s = view(at_L, own, 1.0), view(at_s, own, 1.0)
+    dC_dL = view(run[SAMPLES] + (SHARE * B + first) * 8, own, 1.0)
+    at_w = work + (run[AT_WEIGHT] + first) * size
+    w = view(at_w, own, one)
+    for i in range(own):
+        s[i] = number(run[S] + picked[i] * 8, 1.0)
+    phi = 0.0
+    if run[AGGREGATE]:  # which looks at all samples of the batch
+        call(run[VALUE], (z, targets, at_L, scratch, own, K))
+        for i in range(own):
+            L[i] *= share_of_output
+        met = wait(run, met, threads)
+        if me == 0:
+            vectors = (run[SAMPLES], run[SAMPLES] + WEIGHT * B * 8, run[SAMPLES] + SHARE * B * 8)
+            call(run[AGGREGATE], (*vectors, run[SAMPLES] + 3 * B * 8, settings[MEAN_WEIGHT], rows))
+            phi = number(run[SAMPLES] + 3 * B * 8, 1.0)
+        met = wait(run, met, threads)
+        for i in range(own):
+            w[i] = cast(one, dC_dL[i] * share_of_output)
+        call(run[SLOPE], (z, targets, at_w, delta, scratch, own, K))
+    else:
+        divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
+        for i in range(own):
+            dC_dL[i] = s[i] / divisor
+            w[i] = cast(one, dC_dL[i] * share_of_output)
+        call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
+        for i in range(own):
+            phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
+    if layers[last, BACKWARD] and not run[ON_LOGITS]:
+        z, a = work + (layers[last, AT_Z] + first * K) * size, work + (layers[last, AT_A] + first * K) * size
+        call(layers[last, BACKWARD], (delta, z, a, scratch, own, K, K))
+    met = backward(layers, factors, run, theta, work, rows, scratch, me, threads, met, one)
+    return A, phi, met
+
+
 @compiled
 def train(
     me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
@@ -440,68 +527,16 @@ def train(
     costs, each with its share of the epoch. It ends before an update whose gradient is not finite, or so large that
     its squares might not be.
     """
-    n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
+    B, size = run[BATCH], width(one)
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
-    last = len(layers) - 1
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
-    smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
-    share_of_output = settings[OUTPUT_SHARE]
     met = 0
     cost_sum = 0.0
     for t in range(len(rates)):
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)
-        first, own = share(rows, me, threads)
-        A = run[X] + begin * n * size
-        if run[GATHERED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
-            A = work + (run[AT_X] + me * run[X_SIZE]) * size
-            i0, some = (first, own) if run[BY_ROWS] else (0, rows)
-            picked = view(run[ORDER] + (begin + i0) * 8, some, 0)
-            for i in range(some):
-                copy(view(run[X] + picked[i] * n * size, n, one), view(A + (i0 + i) * n * size, n, one))
-        picked = view(run[ORDER] + (begin + first) * 8, own, 0)
-        targets = work + (run[AT_Y] + first * K) * size
-        for i in range(own):
-            given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
-            for k in range(K):
-                y[k] = given[k] * smooth + smooth_by
-        met = forward(layers, factors, run, theta, 0, work, scratch, A, rows, True, step + t, me, threads, met, one)
-
-        z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
-        delta = work + (layers[last, AT_DELTA] + first * K) * size
-        at_L, at_s = run[SAMPLES] + (LOSS * B + first) * 8, run[SAMPLES] + (WEIGHT * B + first) * 8
-        L, s = view(at_L, own, 1.0), view(at_s, own, 1.0)
-        dC_dL = view(run[SAMPLES] + (SHARE * B + first) * 8, own, 1.0)
-        at_w = work + (run[AT_WEIGHT] + first) * size
-        w = view(at_w, own, one)
-        for i in range(own):
-            s[i] = number(run[S] + picked[i] * 8, 1.0)
-        phi = 0.0
-        if run[AGGREGATE]:  # which looks at all samples of the batch
-            call(run[VALUE], (z, targets, at_L, scratch, own, K))
-            for i in range(own):
-                L[i] *= share_of_output
-            met = wait(run, met, threads)
-            if me == 0:
-                vectors = (run[SAMPLES], run[SAMPLES] + WEIGHT * B * 8, run[SAMPLES] + SHARE * B * 8)
-                call(run[AGGREGATE], (*vectors, run[SAMPLES] + 3 * B * 8, settings[MEAN_WEIGHT], rows))
-                phi = number(run[SAMPLES] + 3 * B * 8, 1.0)
-            met = wait(run, met, threads)
-            for i in range(own):
-                w[i] = cast(one, dC_dL[i] * share_of_output)
-            call(run[SLOPE], (z, targets, at_w, delta, scratch, own, K))
-        else:
-            divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
-            for i in range(own):
-                dC_dL[i] = s[i] / divisor
-                w[i] = cast(one, dC_dL[i] * share_of_output)
-            call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
-            for i in range(own):
-                phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
-        if layers[last, BACKWARD] and not run[ON_LOGITS]:
-            z, a = work + (layers[last, AT_Z] + first * K) * size, work + (layers[last, AT_A] + first * K) * size
-            call(layers[last, BACKWARD], (delta, z, a, scratch, own, K, K))
-        met = backward(layers, factors, run, theta, work, rows, scratch, me, threads, met, one)
+        tables = (layers, factors, run, settings)
+        A, phi, met = batch(me, threads, begin, rows, step + t, *tables, theta, scratch, met, one)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
@@ -539,6 +574,52 @@ def train(
         if run[BY_ROWS]:
             met = wait(run, met, threads)
     return len(rates), cost_sum
+
+
+@compiled
+def per_sample(me, threads, layers, factors, run, settings, out, P, one):
+    """Each row's part of ∂C/∂θ, without the penalty, written to `out`: rows of P numbers.
+
+    What other threads wrote past their caches is seen by whoever waited for them: a lock completes all stores.
+    """
+    rows, work, size = run[BATCH], run[WORK], width(one)
+    scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
+    A, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, 0, one)
+    wait(run, met, threads)
+    first, own = share(rows, me, threads)
+    for i in range(first, first + own):
+        row = out + i * P * size
+        for l in range(len(layers)):
+            n, m = layers[l, INPUTS], layers[l, UNITS]
+            a_prev = A + i * n * size if l == 0 else work + (layers[l - 1, AT_A] + i * n) * size
+            delta = work + (layers[l, AT_DELTA] + i * m) * size
+            at = row + layers[l, AT_W] * size
+            if layers[l, KIND] == DENSE:
+                c = cast(one, factors[l, FACTOR])
+                for k in range(m):
+                    times(number(delta + k * size, one) * c, a_prev, at + k * n * size, n)
+            elif layers[l, KIND] == SCALE:
+                a, d, dC_dW = view(a_prev, n, one), view(delta, n, one), view(at, n, one)
+                for k in range(n):
+                    dC_dW[k] = d[k] * a[k]
+            if layers[l, AT_B] >= 0:
+                copy(view(delta, m, one), view(row + layers[l, AT_B] * size, m, one))
+
+
+@compiled
+def times(factor, source, target, count):
+    """Write `factor` times the numbers at `source` to `target`: whole cache lines past the caches, the ends as usual."""
+    size = width(factor)
+    line = LINE // size
+    numbers, result = view(source, count, factor), view(target, count, factor)
+    head = min(count, -target % LINE // size)
+    body = head + (count - head) // line * line
+    for j in range(head):
+        result[j] = factor * numbers[j]
+    for j in range(head, body, line):
+        stream(factor, source + j * size, target + j * size)
+    for j in range(body, count):
+        result[j] = factor * numbers[j]
 
 
 @compiled

@@ -298,7 +298,7 @@ def check_layer(A: Architecture, number: int, theta: Array, a_prev: Array, rng: 
     layer.gradients(R, a_prev, alone.views(found)[0])
     for i, row in enumerate(rows):
         layer.gradients(R[i : i + 1], a_prev[i : i + 1], alone.views(row)[0])
-    single = per_sample.gradients(alone, [R], [a_prev], limit=2 * rows.nbytes)
+    single = per_sample.gradients(alone, [R], [a_prev], np.empty((len(R), alone.P), R.dtype))
     score: Function = lambda moved: np.asarray((R * layer.forward(a_prev, alone.views(moved)[0], mask)).sum())  # noqa: E731
     top = FLOOR * max(TINY, np.abs(R).sum(axis=0).max() * max(1e-6, np.abs(a_prev).max(initial=0.0)))
     for factor, block in zip((by_W, by_b), A.places[number - 1], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,37 +14,39 @@ from ..errors import ShapeError
 from .jacobians import LIMIT, refuse_large
 
 
-def gradients(
-    architecture: Architecture,
-    deltas: Sequence[Array],
-    inputs: Sequence[Array],
-    limit: int = LIMIT,
-    out: Array | None = None,
+def room(
+    architecture: Architecture, rows: int, dtype: np.dtype[Any], limit: int = LIMIT, out: Array | None = None
 ) -> Array:
-    """Each sample's part of the cost's gradient (N, P), without the penalty, from δ and a_prev of the layers 1 … L.
-
-    They are written into `out` if it is given, which spares fresh memory.
+    """An array (rows, P) for per-sample gradients: `out` if it is given and fits, which spares fresh memory.
 
     Raises:
         ParameterError: it would take more than `limit` bytes.
         ShapeError: `out` has another shape or dtype, or cannot be written row by row.
     """
-    shape, dtype = (len(inputs[0]), architecture.P), inputs[0].dtype
+    shape = (rows, architecture.P)
     if out is None:
         refuse_large("Per-sample gradients", shape[0] * shape[1] * dtype.itemsize, shape, limit)
-    elif out.shape != shape or out.dtype != dtype or not (out.flags.writeable and out.flags.c_contiguous):
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not (out.flags.writeable and out.flags.c_contiguous):
         raise ShapeError(
             f"Per-sample gradients: expected out of shape {shape} in {dtype}, C-ordered and writable, "
             f"got {out.shape} in {out.dtype}. Make it with np.empty({shape}, {dtype.name!r})."
         )
-    result = np.empty(shape, dtype) if out is None else out
+    return out
+
+
+def gradients(architecture: Architecture, deltas: Sequence[Array], inputs: Sequence[Array], into: Array) -> Array:
+    """Each sample's part of the cost's gradient (N, P), without the penalty, from δ and a_prev of the layers 1 … L.
+
+    They are written into `into`, see `room`.
+    """
     for layer, places, delta, a_prev in zip(architecture.layers, architecture.places, deltas, inputs, strict=True):
         views = [
-            None if place is None or part is None else result[:, place].reshape(shape[0], *part)
+            None if place is None or part is None else into[:, place].reshape(len(into), *part)
             for place, part in zip(places, (layer.W_shape, layer.b_shape), strict=True)
         ]
         layer.per_sample(delta, a_prev, Parameters(*views))
-    return result
+    return into
 
 
 def norms(architecture: Architecture, deltas: Sequence[Array], inputs: Sequence[Array]) -> Array:

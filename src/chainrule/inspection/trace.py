@@ -241,10 +241,11 @@ class Trace:
     def per_sample_gradients(self, limit: int = LIMIT, out: Array | None = None) -> Array:
         """Each sample's part of the cost's gradient, (N, P), without the penalty; the rows sum to the rest.
 
-        See `per_sample.gradients`.
+        See `per_sample.room` for `limit` and `out`.
         """
+        into = per_sample.room(self.architecture, len(self.X), self.X.dtype, limit, out)
         deltas, inputs = [here.dC_dz for here in self.layers], [here.a_prev for here in self.layers]
-        return per_sample.gradients(self.architecture, deltas, inputs, limit, out)
+        return per_sample.gradients(self.architecture, deltas, inputs, into)
 
     def per_sample_norms(self) -> Array:
         """The Euclidean norms (N,) of the rows of `per_sample_gradients`, without building them:

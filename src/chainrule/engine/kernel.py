@@ -59,7 +59,8 @@ RUN = 2048  # squares that are added in float32 before they go to float64
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, forceinline=True)  # a call is 5 % of a small step
+# For what two functions share: a call is 5 % of a small step.
+inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, forceinline=True)
 in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 

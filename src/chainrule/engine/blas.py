@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,14 +64,4 @@ def product_address(float32: bool) -> int:
     if blas is None:
         raise NotCompiledError("the library of scipy-openblas32 cannot be loaded")
     function = blas.scipy_cblas_sgemm if float32 else blas.scipy_cblas_dgemm
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
-
-
-@lru_cache(maxsize=1)
-def yield_address() -> int:
-    """The address of the system's function that lets another thread run; it takes nothing and returns an int."""
-    if sys.platform == "win32":
-        function = ctypes.windll.kernel32.SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)

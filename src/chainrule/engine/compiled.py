@@ -6,10 +6,8 @@ Everything that decides the numbers is the same as on the array engine: the reco
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -26,6 +24,7 @@ from ..training.optimizers import SGD, Optimizer
 from . import blas, kernel, passes
 from .choice import NotCompiledError
 from .lowering import Untraceable
+from .threads import Team, yield_address
 
 FEW, MANY = 64, 256  # rows that one thread predicts at a time, with small weights and with large ones
 SMALL = 2**14  # numbers of the largest W up to which weights are small
@@ -93,23 +92,6 @@ def describe(
 def first_line(error: Exception) -> str:
     """What an error says, without the compiler's pages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-class Team:
-    """Threads that work at the same time: the caller's, and others of the team's own; new ones in a forked process."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads, self.process = threads, 0
-        self.pool: ThreadPoolExecutor | None = None
-
-    def __call__(self, work: Callable[[int], Any]) -> list[Any]:
-        """The results of `work(0)` here and `work(1)` … on the others."""
-        if self.threads == 1:
-            return [work(0)]
-        if self.pool is None or self.process != os.getpid():
-            self.pool, self.process = ThreadPoolExecutor(self.threads - 1), os.getpid()
-        others = [self.pool.submit(work, me) for me in range(1, self.threads)]
-        return [work(0), *(other.result() for other in others)]
 
 
 class Predictor:
@@ -256,7 +238,7 @@ class Trainer:
 
         run = self.run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
-        run[kernel.GIVE_WAY] = blas.yield_address()
+        run[kernel.GIVE_WAY] = yield_address()
         places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
         for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):
             run[at] = part.address

@@ -32,8 +32,18 @@ def peers(found: Times) -> list[float]:
     return [s for name, s in found.seconds.items() if not name.startswith("chainrule") and name != FLOOR]
 
 
+def ratio(theirs: float | None, mine: float | None, floor: float | None) -> str:
+    """How many times as fast chainrule is, and in parentheses how many times the floor is."""
+    if not (theirs and mine):
+        return "–"
+    return digits(theirs / mine) + (f" ({digits(theirs / floor)})" if floor else "")
+
+
 def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
-    """µs for each contender in the columns, then chainrule against the fastest peer, scikit-learn and the floor."""
+    """µs for each contender in the columns, then chainrule against the fastest peer, scikit-learn and the floor.
+
+    Where there is a floor, the ratios that a step of the products alone would have stand in parentheses.
+    """
     names = list(dict.fromkeys(name for found in results for name in found.seconds))
     with_sklearn = any(name.startswith("scikit-learn") for name in names)
     head = [
@@ -48,11 +58,12 @@ def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
         row = [what(found), *(digits(1e6 * found.seconds[n]) if n in found.seconds else "–" for n in names)]
         mine, others = ours(found), peers(found)
         sklearn = min((found.seconds[n] for n in ("scikit-learn", BEST_SKLEARN) if n in found.seconds), default=None)
-        row.append(digits(min(others) / mine) if mine and others else "–")
+        least = found.seconds.get(FLOOR)
+        row.append(ratio(min(others, default=None), mine, least))
         if with_sklearn:
-            row.append(digits(sklearn / mine) if mine and sklearn else "–")
+            row.append(ratio(sklearn, mine, least))
         if FLOOR in names:
-            row.append(f"{found.seconds[FLOOR] / mine:.0%}" if mine and FLOOR in found.seconds else "–")
+            row.append(f"{least / mine:.0%}" if mine and least else "–")
         rows.append(row)
     return markdown(head, rows)
 
@@ -80,7 +91,8 @@ def page(results: dict[str, Any]) -> str:
         "Written by `chainrule bench`. Median µs of one training step, or of one call, with everybody timed in turn (A B C A B C …) "
         "in one process for each row; between turns the process waits until no thread spins any more. A fit starts from "
         "the same parameters with a new optimizer in every turn; compiling is not counted. “× peer” says how many times as fast "
-        "chainrule is (its fastest form); the share of the floor is the time of the matrix products alone over chainrule's time.",
+        "chainrule is (its fastest form); the share of the floor is the time of the matrix products alone, in the same OpenBLAS, over "
+        "chainrule's time. In parentheses: the ratio that a step would have if it took no longer than these products.",
         f"{about['processor']}, {about['cores']} cores; {about['system']}; Python {about['python']}; {versions}. "
         f"BLAS: {blas}. Load average when it began: {about['load']}.",
     ]

@@ -1,3 +1,4 @@
 """Models for other programs: ONNX, a Python file that needs NumPy only, and PyTorch's state_dict in and out."""
 
 from .onnx_graph import to_onnx as to_onnx
+from .predictor import to_python as to_python

@@ -35,6 +35,21 @@ class Classes:
     margins: bool
     normalised: bool
 
+    def labels(self, y_hat: Array) -> Array:
+        """What `predict` answers: classes (N,), or 0 and 1 of each label (N, k)."""
+        above = (y_hat > (0 if self.margins else 0.5)).astype(np.int64)
+        if self.several:
+            return above
+        return np.asarray(self.values[above[:, 0] if y_hat.shape[1] == 1 else y_hat.argmax(axis=1)])
+
+    def scores(self, y_hat: Array) -> Array:
+        """What `predict_proba` or `decision_function` answers."""
+        if self.margins:
+            return y_hat[:, 0] if y_hat.shape[1] == 1 else y_hat
+        if y_hat.shape[1] == 1:
+            return np.hstack([1 - y_hat, y_hat])
+        return y_hat / y_hat.sum(axis=1, keepdims=True) if self.normalised else y_hat
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -82,9 +97,9 @@ def formula(where: str, g: Activation) -> Symbol:
         ParameterError: it does what only arrays can.
     """
     try:
-        return trace(
-            lambda graph, xp: {"a": g.make(xp, float, **dict(g.parameters))[0](graph.input("z", ELEMENT))}
-        )["a"]
+        return trace(lambda graph, xp: {"a": g.make(xp, float, **dict(g.parameters))[0](graph.input("z", ELEMENT))})[
+            "a"
+        ]
     except Untraceable as refusal:
         raise ParameterError(
             f"{where}: expected activations of arithmetic and the functions of xp, got {g} ({refusal})."

@@ -102,7 +102,7 @@ class Graph:
         self.outputs: dict[str, Any] = {}
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
-        self._numbers: dict[tuple[str, float], str] = {}
+        self._numbers: dict[tuple[str, str], str] = {}
 
     def input(self, name: str, dtype: Any, shape: tuple[int, ...], meaning: str) -> str:
         """An input (N, *shape)."""
@@ -284,7 +284,7 @@ def encode(graph: Graph, encoder: Encoder) -> str:
             gap = graph("Equal", when, graph.constant(np.iinfo(np.int64).min))
             days = graph("Div", graph.cast(when, float), graph.number(DAY, FLOAT64))
             numbers.append((column.day, graph("Where", gap, graph.number(np.nan, FLOAT64), days)))
-            blocks.append((column.features[len(column.day.features) :], _cycles(graph, column, days, gap)))
+            blocks.append((column.features[len(column.day.features) :], _waves(graph, column, days, gap)))
     for clip in (True, False):
         alike = [pair for pair in numbers if pair[0].clip == clip]
         if alike:
@@ -310,7 +310,9 @@ def _numbers(graph: Graph, given: list[tuple[NumberColumn, str]], clip: bool) ->
         for name in ("median", "center", "factor")
     }
     symbols = trace(
-        lambda symbols, xp: {"z": scaled(*(symbols.input(name, ELEMENT) for name in ("x", "center", "factor")), clip)}
+        lambda symbols, xp: {
+            "z": scaled(*(symbols.input(name, ELEMENT) for name in ("x", "center", "factor")), clip=clip)
+        }
     )
     z = graph.formula(symbols["z"], {"x": graph("Where", gap, values["median"], x)} | values, FLOAT64)
     blocks: list[tuple[Sequence[str], str]] = [([column.name for column in columns], z)]
@@ -333,8 +335,8 @@ def _levels(graph: Graph, column: CategoryColumn, text: str) -> str:
     return graph("Gather", graph.constant(column.codes), index, axis=0)
 
 
-def _cycles(graph: Graph, column: DateColumn, days: str, gap: str) -> str:
-    """`tables.columns.cycles`, with the month by whole numbers alone (Hinnant, "chrono-compatible date algorithms")."""
+def _waves(graph: Graph, column: DateColumn, days: str, gap: str) -> str:
+    """`tables.columns.waves`, with the month by whole numbers alone (Hinnant, "chrono-compatible date algorithms")."""
 
     def op(operator: str, a: str, b: float) -> str:
         return graph(operator, a, graph.number(b, FLOAT64))

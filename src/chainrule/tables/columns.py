@@ -166,7 +166,7 @@ def scaled(x: Any, center: Any, factor: Any, clip: bool) -> Any:
     return z / np.sqrt(1 + (z / 3) ** 2)
 
 
-def cycles(when: Array, day: Array, hours: bool) -> Array:
+def waves(when: Array, day: Array, hours: bool) -> Array:
     """Sine and cosine of the place in the year (month), the week (day) and, if `hours`, the day, (N, 4) or (N, 6).
 
     `when` (N,) datetime64, where gaps give zeros; `day` (N,) are its days since 1970-01-01.
@@ -174,8 +174,8 @@ def cycles(when: Array, day: Array, hours: bool) -> Array:
     month = when.astype("datetime64[M]").astype(np.int64) % 12 / 12
     weekday = (np.floor(day) + 3) % 7 / 7  # 1970-01-01 was a Thursday; Monday is 0
     turns = (month, weekday, day % 1) if hours else (month, weekday)
-    waves = np.column_stack([wave(2 * np.pi * turn) for turn in turns for wave in (np.sin, np.cos)])
-    return np.where(np.isnat(when)[:, None], 0.0, waves)
+    both = np.column_stack([wave(2 * np.pi * turn) for turn in turns for wave in (np.sin, np.cos)])
+    return np.where(np.isnat(when)[:, None], 0.0, both)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class DateColumn:
         """(N, k) float64. Raises DataError: something else than dates."""
         when = _dates(column, self.name)
         day = _days(when)
-        return np.column_stack((self.day.encode_numbers(day), cycles(when, day, self.hours)))
+        return np.column_stack((self.day.encode_numbers(day), waves(when, day, self.hours)))
 
 
 Column = NumberColumn | CategoryColumn | BooleanColumn | DateColumn

@@ -20,7 +20,8 @@ from ..errors import ParameterError, require
 from ..formulas.activations import softmax
 from ..tables.columns import DAY, BooleanColumn, CategoryColumn, DateColumn, Encoder, NumberColumn, scaled
 from ..tables.targets import Target
-from .model import Classes, Exported, exported, formula, order, write
+from .model import Classes, Exported, exported, formula, order
+from .model import write as write_file
 
 OPSET, OPSET_ML, IR = 18, 3, 8
 FLOAT64 = np.dtype(float)
@@ -85,7 +86,7 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
     z, y_hat = forward(graph, parts.network.architecture, parts.network.theta, X)
     decode(graph, parts, z, y_hat)
     content = graph.content()
-    write(path, content)
+    write_file(path, content)
     return content
 
 
@@ -309,12 +310,12 @@ def _numbers(graph: Graph, given: list[tuple[NumberColumn, str]], clip: bool) ->
         name: graph.constant(np.array([getattr(column, name) for column in columns]))
         for name in ("median", "center", "factor")
     }
-    symbols = trace(
-        lambda symbols, xp: {
-            "z": scaled(*(symbols.input(name, ELEMENT) for name in ("x", "center", "factor")), clip=clip)
-        }
-    )
-    z = graph.formula(symbols["z"], {"x": graph("Where", gap, values["median"], x)} | values, FLOAT64)
+
+    def write(symbols: Any, xp: Any) -> dict[str, Any]:
+        x, center, factor = (symbols.input(name, ELEMENT) for name in ("x", "center", "factor"))
+        return {"z": scaled(x, center, factor, clip)}
+
+    z = graph.formula(trace(write)["z"], {"x": graph("Where", gap, values["median"], x)} | values, FLOAT64)
     blocks: list[tuple[Sequence[str], str]] = [([column.name for column in columns], z)]
     marked = [k for k, column in enumerate(columns) if column.gaps]
     if marked:

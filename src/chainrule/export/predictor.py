@@ -120,7 +120,7 @@ def excerpt(cls: type, *names: str) -> str:
     lines = inspect.getsource(cls).splitlines()
     first = next(k for k, line in enumerate(lines) if line.startswith(("    def ", "    @")))
     members: list[Any] = [cls.__dict__[name] for name in names]
-    bodies = [inspect.getsource(m.fget if isinstance(m, property) else m).rstrip() for m in members]
+    bodies = [inspect.getsource(getattr(member, "fget", member)).rstrip() for member in members]
     text = "\n".join(lines[:first]).rstrip() + "".join(f"\n\n{body}" for body in bodies)
     return text.replace("pa.Table", "Table")
 

@@ -210,7 +210,9 @@ class Graph:
     def content(self) -> bytes:
         """The file, checked."""
         helper = self.onnx.helper
-        constants, outputs = list(self._constants.values()), list(self.outputs.values())
+        used = {name for node in self._nodes for name in node.input}
+        constants = [constant for name, constant in self._constants.items() if name in used]
+        outputs = list(self.outputs.values())
         graph = helper.make_graph(self._nodes, "chainrule", list(self.inputs.values()), outputs, constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", OPSET_ML)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="chainrule")

@@ -89,7 +89,7 @@ def test_regression_end_to_end(run, houses):
     assert (status, err) == (0, "")
     assert "regression of price" in out and "size is missing" not in out
     folder = Path("chainrule-houses")
-    names = {"model.safetensors", "metrics.json", "history.jsonl", "learning_curve.png"}
+    names = {"model.safetensors", "metrics.json", "history.jsonl", "learning_curve.png", "settings.toml"}
     assert {p.name for p in folder.iterdir()} == names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"]["rmse"] < metrics["baselines"]["constant"]["rmse"] / 2

@@ -53,12 +53,13 @@ class Classes:
 
 @dataclass(frozen=True)
 class Exported:
-    """The parts of a model. Without `target` and `classes` the answer is ŷ, of one output (N,) if `flat`."""
+    """The parts of a model. Without `target` and `classes` the answer is ŷ, called `answer`, (N,) if `flat`."""
 
     network: Network
     encoder: Encoder | None = None
     target: Target | None = None
     classes: Classes | None = None
+    answer: str = "y_hat"
     flat: bool = False
 
 
@@ -79,7 +80,7 @@ def exported(where: str, model: Any) -> Exported:
     if not hasattr(model, "network_"):
         raise NotTrainedError(f"{where}: expected a fitted {type(model).__name__}, got one without weights. Call fit.")
     if not hasattr(model, "classes_"):
-        return Exported(model.network_, flat=model.n_outputs_ == 1)
+        return Exported(model.network_, answer="prediction", flat=model.n_outputs_ == 1)
     values = np.asarray(model.classes_.tolist())
     if values.dtype.kind not in "Uifb" or len(values) < 2:
         raise ParameterError(f"{where}: expected at least two classes of text or numbers, got {model.classes_!r:.60}.")

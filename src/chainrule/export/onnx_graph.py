@@ -382,9 +382,9 @@ def decode(graph: Graph, parts: Exported, z: str, y_hat: str) -> None:
     elif parts.classes is not None:
         _answers(graph, parts.classes, y_hat, dtype, n)
     elif parts.flat:
-        graph.output("prediction", graph.pick(y_hat, 0), dtype)
+        graph.output(parts.answer, graph.pick(y_hat, 0), dtype)
     else:
-        graph.output("prediction" if parts.encoder else "y_hat", y_hat, dtype, (n,))
+        graph.output(parts.answer, y_hat, dtype, (n,))
 
 
 def _columns(graph: Graph, target: Target, z: str, y_hat: str, several: bool) -> None:

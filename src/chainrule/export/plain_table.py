@@ -83,8 +83,14 @@ def as_text(values: Iterable[Any], name: str) -> list[str | None]:
 
 
 def _plain_text(value: Any) -> str:
-    text = str(value)
-    return text.lower() if isinstance(value, bool | np.bool_) else text.removesuffix(".0")
+    """As pyarrow writes it: the fewest digits, and an exponent below 1e-6 and from 1e10 on."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if not isinstance(value, float | np.floating) or math.isinf(value):
+        return str(value)
+    text = np.format_float_scientific(value, trim="-", exp_digits=1)
+    small = -6 <= int(text.partition("e")[2]) < 10
+    return np.format_float_positional(value, trim="-") if small else text
 
 
 def _places(text: Iterable[str | None], levels: tuple[str, ...]) -> Array:
@@ -127,9 +133,11 @@ def read_csv(path: str) -> Table:
         first = next((line for line in file if line.strip("\r\n")), "")
         delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
         file.seek(0)
-        header, *rows = ([field.strip() for field in row] for row in csv.reader(file, delimiter=delimiter) if row)
+        header, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"Reading {path}: expected {len(header)} fields at row {number}, got {len(row)}.")
-    columns = [[None if field in GAPS else field for field in column] for column in zip(*rows, strict=True)]
-    return Table(dict(zip(header, columns, strict=True)) if rows else {})
+    columns = [
+        [None if field.removeprefix(" ") in GAPS else field for field in part] for part in zip(*rows, strict=True)
+    ]
+    return Table({name.strip(): part for name, part in zip(header, columns, strict=True)} if rows else {})

@@ -290,6 +290,15 @@ def test_names_that_columns_and_the_graph_would_share():
         to_onnx(prepare(clash, ["y"], Settings(hidden=(4,))).model)
 
 
+def test_names_that_would_end_the_text_they_stand_in():
+    rng = np.random.default_rng(0)
+    odd = ['"""\nraise SystemExit', "\\", "'\\'''", "\\N{no", "ü\t"]
+    target = 'y"""\\'
+    table = pa.table({name: rng.normal(size=60) for name in odd} | {target: ["\\'", '"""'] * 30})
+    model = prepare(table, [target], Settings(hidden=(4,))).model
+    assert loaded(to_python(model)).predict(table.to_pydict()).keys() == model.predict(table).keys()
+
+
 def test_frames_and_other_values(known):
     """pandas and NumPy have other types for the same; text stands for numbers, truths and dates."""
     model, table = known

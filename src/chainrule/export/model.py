@@ -74,7 +74,7 @@ def exported(where: str, model: Any) -> Exported:
         return Exported(model)
     if isinstance(model, TableModel):
         return Exported(model.network, model.encoder, model.target)
-    if not type(model).__module__.startswith("chainrule.estimators") or not hasattr(model, "_answer"):
+    if not any(cls.__module__ == "chainrule.estimators.base" for cls in type(model).__mro__):  # not loaded if not used
         known = "a Network, a TableModel, an MLPClassifier or an MLPRegressor"
         raise ParameterError(f"{where}: expected {known}, got {type(model).__name__}.")
     if not hasattr(model, "network_"):

@@ -57,8 +57,8 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
 
     A `Network` has one input "X" (N, n_0), in its own dtype, and one output "y_hat" (N, n_L).
 
-    A `TableModel` has one input (N,) for each raw column, by its name: numbers as double, NaN for a gap; true and
-    false as double 1 and 0, NaN for a gap; categories as text, where any text that training did not know is a gap;
+    A `TableModel` has one input (N,) for each raw column, by its name: numbers as double, NaN for a gap (times of
+    day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text, where any text that training did not know is a gap;
     dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
     `dates.astype("datetime64[ms]").astype("int64")` gives. Its outputs (N,) are the columns that `predict` gives, by
     their names: numbers and probabilities as double, classes as text, int64, double or bool.

@@ -71,6 +71,7 @@ def _head(parts: Exported, body: str) -> str:
     """The first lines, with what the body needs of the standard library."""
     names = [column.name for column in parts.encoder.columns] if parts.encoder else []
     call = f"predict({{{', '.join(f'{name!r}: [...]' for name in names)}}})" if names else "predict(X)"
+    call = call.replace('"', r"\"")  # no name of a column may end the text that it stands in
     values = {
         "PREDICT_ROWS": PREDICT_ROWS,
         "NUMBER": columns.NUMBER,
@@ -161,7 +162,8 @@ def _network(network: Network) -> list[str]:
         if p.b is not None:
             lines.append(f"z += b{k}")
         if layer.g not in functions and layer.g != identity:
-            functions[layer.g] = f"g{k}_{layer.g.name}"
+            name = f"g_{layer.g.name}"
+            functions[layer.g] = f"{name}_{k}" if name in functions.values() else name
         lines.append(f"a = {functions[layer.g]}(z)" if layer.g != identity else "a = z")
     written = [_function(name, formula("to_python", g), str(g)) for g, name in functions.items()]
     body = textwrap.indent("\n".join(lines), "    ")

@@ -25,6 +25,7 @@ from .model import write as write_file
 
 OPSET, OPSET_ML, IR = 18, 3, 8
 FLOAT64 = np.dtype(float)
+LARGEST_FILE = 2 * 10**9  # bytes of weights; protobuf ends at 2 GiB
 OPERATORS = {
     "add": "Add",
     "subtract": "Sub",
@@ -49,7 +50,7 @@ OPERATORS = {
     "abs": "Abs",
     "sign": "Sign",
 }
-TRUTHS = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Not"}  # operators that give bool
+TRUTHS = {"greater", "less", "greater_equal", "less_equal", "equal", "not_equal", "bitwise_and", "bitwise_or"}
 
 
 def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
@@ -77,6 +78,10 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
     """
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     parts = exported("to_onnx", model)
+    if (size := parts.network.theta.nbytes) > LARGEST_FILE:
+        raise ParameterError(
+            f"to_onnx: expected weights of at most 2 GB, which is all a file may have, got {size:,} bytes."
+        )
     graph = Graph(onnx, parts)
     dtype = parts.network.dtype
     if parts.encoder is None:
@@ -181,6 +186,12 @@ class Graph:
         def number(value: float) -> str:
             return self.number(value, dtype)
 
+        def real(value: str) -> str:  # true and false count as 1 and 0
+            return self.cast(value, dtype) if value in truths else value
+
+        def truth(value: str) -> str:
+            return value if value in truths else self.cast(value, bool)
+
         for symbol in in_order([result]):
             if symbol.operation == "constant":
                 names[symbol] = number(symbol.arguments[0])
@@ -189,20 +200,19 @@ class Graph:
                 names[symbol] = inputs[symbol.arguments[0]]
                 continue
             given = [names[a] for a in symbol.arguments]
-            operator = OPERATORS.get(symbol.operation)
-            if operator in ("And", "Or"):
-                given = [a if a in truths else self.cast(a, bool) for a in given]
-            elif operator == "Where" and given[0] not in truths:
-                given[0] = self.cast(given[0], bool)
-            if operator not in ("And", "Or"):  # true and false count as 1 and 0
-                first = 1 if operator == "Where" else 0
-                given[first:] = [self.cast(a, dtype) if a in truths else a for a in given[first:]]
-            names[symbol] = (
-                self(operator, *given) if operator else COMPOSED[symbol.operation](self, number, dtype, *given)
-            )
-            if operator in TRUTHS or symbol.operation == "not_equal":
+            if symbol.operation in ("bitwise_and", "bitwise_or"):
+                given = [truth(value) for value in given]
+            elif symbol.operation == "where":
+                given = [truth(given[0]), real(given[1]), real(given[2])]
+            else:
+                given = [real(value) for value in given]
+            if operator := OPERATORS.get(symbol.operation):
+                names[symbol] = self(operator, *given)
+            else:
+                names[symbol] = COMPOSED[symbol.operation](self, number, dtype, *given)
+            if symbol.operation in TRUTHS:
                 truths.add(names[symbol])
-        name = self.cast(names[result], dtype) if names[result] in truths else names[result]
+        name = real(names[result])
         if result.rank != ELEMENT:  # one number for all
             name = self("Expand", name, self("Shape", next(iter(inputs.values()))))
         return name

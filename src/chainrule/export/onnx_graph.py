@@ -358,8 +358,8 @@ def _waves(graph: Graph, column: DateColumn, days: str, gap: str) -> str:
         return graph("Floor", op("Div", a, b))
 
     whole = graph("Floor", days)
-    shifted = op("Add", whole, 719468.0)  # days since 0000-03-01
-    day = graph("Sub", shifted, op("Mul", floor(shifted, 146097.0), 146097.0))  # of the era of 400 years
+    since = op("Add", whole, 719468.0)  # days since 0000-03-01
+    day = graph("Sub", since, op("Mul", floor(since, 146097.0), 146097.0))  # of the era of 400 years
     leaps = graph("Sub", graph("Add", graph("Sub", day, floor(day, 1460.0)), floor(day, 36524.0)), floor(day, 146096.0))
     year = floor(leaps, 365.0)
     before = graph("Sub", graph("Add", op("Mul", year, 365.0), floor(year, 4.0)), floor(year, 100.0))
@@ -367,10 +367,12 @@ def _waves(graph: Graph, column: DateColumn, days: str, gap: str) -> str:
     turns = [_rest(op, graph, op("Add", month, 2.0), 12.0), _rest(op, graph, op("Add", whole, 3.0), 7.0)]
     if column.hours:
         turns.append(graph("Sub", days, whole))
-    waves = [
-        graph.column(graph("Where", gap, graph.number(0.0, FLOAT64), graph(wave, op("Mul", turn, 2 * np.pi))))
-        for turn in turns
-        for wave in ("Sin", "Cos")
+    angles = [op("Mul", turn, 2 * np.pi) for turn in turns]
+    zero = graph.number(0.0, FLOAT64)
+    waves = [  # the cosine as a sine: older versions of onnxruntime have no Cos in float64
+        graph.column(graph("Where", gap, zero, graph("Sin", shifted)))
+        for angle in angles
+        for shifted in (angle, op("Add", angle, np.pi / 2))
     ]
     return graph.beside(waves)
 

@@ -40,8 +40,9 @@ def to_python(model: Any, path: str | os.PathLike[str] | None = None) -> str:
     NaN for gaps. `python FILE data.csv` prints predictions as CSV. Of a `Network` or an estimator it has
     `predict(X)`; of a classifier `predict_proba(X)` too, or `decision_function(X)` with a loss of margins.
 
-    The results are those of the model, to the rounding of its dtype. Unlike the model, the file takes
-    times of day and durations only as numbers of seconds, and in CSV files no decimal comma.
+    The results are those of the model, to the rounding of its dtype. The file asks for Python 3.11 and NumPy 1.26 or
+    newer. Unlike the model, it takes times of day and durations only as numbers of seconds, and in CSV files no
+    decimal comma.
 
     Raises:
         ParameterError: a model that cannot be exported, or an activation that does what only arrays can.

@@ -290,6 +290,28 @@ def test_names_that_columns_and_the_graph_would_share():
         to_onnx(prepare(clash, ["y"], Settings(hidden=(4,))).model)
 
 
+def test_features_of_the_same_name():
+    """Columns are told apart by their places."""
+    rng = np.random.default_rng(0)
+    x = np.where(np.arange(60) % 5 == 0, np.nan, rng.normal(size=60))
+    table = pa.table(
+        {
+            "x": pa.array(x, from_pandas=True),
+            "x is missing": rng.normal(size=60),
+            "c": rng.choice(["a", "b", "d"], 60).tolist(),
+            "c=a": rng.normal(size=60),
+            "t": pa.array(np.arange(60).astype("datetime64[D]")),
+            "t: day": rng.normal(size=60),
+            "y": rng.normal(size=60),
+        }
+    )
+    model = prepare(table, ["y"], Settings(hidden=())).model
+    model.network.set(2, W=rng.normal(size=(1, model.network.architecture.inputs)))
+    ours = model.predict(table)["y"]
+    np.testing.assert_allclose(run_onnx(to_onnx(model), onnx_inputs(model, table))["y"], ours, atol=1e-6)
+    np.testing.assert_array_equal(loaded(to_python(model)).predict(table.to_pydict())["y"], ours)
+
+
 def test_names_that_would_end_the_text_they_stand_in():
     rng = np.random.default_rng(0)
     odd = ['"""\nraise SystemExit', "\\", "'\\'''", "\\N{no", "ü\t"]

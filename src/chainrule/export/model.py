@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +96,12 @@ def formula(where: str, g: Activation) -> Symbol:
     Raises:
         ParameterError: it does what only arrays can.
     """
+
+    def value(graph: Any, xp: Any) -> dict[str, Any]:
+        return {"a": g.make(xp, float, **dict(g.parameters))[0](graph.input("z", ELEMENT))}
+
     try:
-        return trace(lambda graph, xp: {"a": g.make(xp, float, **dict(g.parameters))[0](graph.input("z", ELEMENT))})[
-            "a"
-        ]
+        return trace(value)["a"]
     except Untraceable as refusal:
         raise ParameterError(
             f"{where}: expected activations of arithmetic and the functions of xp, got {g} ({refusal})."
@@ -116,9 +117,3 @@ def write(path: str | os.PathLike[str] | None, content: bytes) -> None:
     if path is not None:
         with replacing(path) as stream:
             stream.write(content)
-
-
-def order(features: Sequence[str], blocks: Sequence[Sequence[str]]) -> list[int]:
-    """Where each feature stands in the blocks put side by side."""
-    places = {name: k for k, name in enumerate(name for block in blocks for name in block)}
-    return [places[name] for name in features]

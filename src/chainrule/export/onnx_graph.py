@@ -20,7 +20,7 @@ from ..errors import ParameterError, require
 from ..formulas.activations import softmax
 from ..tables.columns import DAY, BooleanColumn, CategoryColumn, DateColumn, Encoder, NumberColumn, scaled
 from ..tables.targets import Target
-from .model import Classes, Exported, exported, formula, order
+from .model import Classes, Exported, exported, formula
 from .model import write as write_file
 
 OPSET, OPSET_ML, IR = 18, 3, 8
@@ -281,45 +281,38 @@ def forward(graph: Graph, architecture: Architecture, theta: Array, X: str) -> t
 
 def encode(graph: Graph, encoder: Encoder) -> str:
     """The features (N, n_0) in float64 from an input for each column: `Encoder.encode` as nodes."""
-    numbers: list[tuple[NumberColumn, str]] = []
-    booleans: list[tuple[BooleanColumn, str]] = []
-    blocks: list[tuple[Sequence[str], str]] = []
+    numbers: list[tuple[NumberColumn, range, str]] = []
+    blocks: list[tuple[Sequence[int], str]] = []  # which features, and their values
+    stop = 0
     for column in encoder.columns:
+        places = range(stop, stop := stop + len(column.features))
         if isinstance(column, NumberColumn):
-            numbers.append((column, graph.input(column.name, float, (), "a number; NaN is a gap")))
+            numbers.append((column, places, graph.input(column.name, float, (), "a number; NaN is a gap")))
         elif isinstance(column, BooleanColumn):
-            booleans.append((column, graph.input(column.name, float, (), "1 is true, 0 is false, NaN is a gap")))
+            blocks.append((places, _signs(graph, column)))
         elif isinstance(column, CategoryColumn):
-            text = graph.input(column.name, object, (), "text; what training did not know is a gap")
-            blocks.append((column.features, _levels(graph, column, text)))
+            blocks.append((places, _levels(graph, column)))
         else:
             when = graph.input(column.name, np.int64, (), "milliseconds since 1970-01-01, local time; −2⁶³ is a gap")
             gap = graph("Equal", when, graph.constant(np.iinfo(np.int64).min))
             days = graph("Div", graph.cast(when, float), graph.number(DAY, FLOAT64))
-            numbers.append((column.day, graph("Where", gap, graph.number(np.nan, FLOAT64), days)))
-            blocks.append((column.features[len(column.day.features) :], _waves(graph, column, days, gap)))
+            known = len(column.day.features)
+            numbers.append((column.day, places[:known], graph("Where", gap, graph.number(np.nan, FLOAT64), days)))
+            blocks.append((places[known:], _waves(graph, column, days, gap)))
     for clip in (True, False):
-        alike = [pair for pair in numbers if pair[0].clip == clip]
-        if alike:
+        if alike := [given for given in numbers if given[0].clip == clip]:
             blocks += _numbers(graph, alike, clip)
-    if booleans:
-        names = [column.name for column, _ in booleans]
-        x = graph.beside([graph.column(value) for _, value in booleans])
-        one, two, zero = (graph.number(value, FLOAT64) for value in (1.0, 2.0, 0.0))
-        sign = graph("Sub", graph("Mul", x, two), one)
-        blocks.append((names, graph("Where", graph("IsNaN", x), zero, sign)))
-    places = order(encoder.feature_names, [features for features, _ in blocks])
+    features = [place for places, _ in blocks for place in places]
     X = graph.beside([value for _, value in blocks])
-    return X if places == list(range(len(places))) else graph.pick(X, places)
+    return X if features == sorted(features) else graph.pick(X, np.argsort(features).tolist())
 
 
-def _numbers(graph: Graph, given: list[tuple[NumberColumn, str]], clip: bool) -> list[tuple[Sequence[str], str]]:
+def _numbers(graph: Graph, given: list[tuple[NumberColumn, range, str]], clip: bool) -> list[tuple[Sequence[int], str]]:
     """Numbers side by side, scaled, and then the indicators of their gaps."""
-    columns = [column for column, _ in given]
-    x = graph.beside([graph.column(value) for _, value in given])
+    x = graph.beside([graph.column(value) for _, _, value in given])
     gap = graph("IsNaN", x)
     values = {
-        name: graph.constant(np.array([getattr(column, name) for column in columns]))
+        name: graph.constant(np.array([getattr(column, name) for column, _, _ in given]))
         for name in ("median", "center", "factor")
     }
 
@@ -328,15 +321,23 @@ def _numbers(graph: Graph, given: list[tuple[NumberColumn, str]], clip: bool) ->
         return {"z": scaled(x, center, factor, clip)}
 
     z = graph.formula(trace(write)["z"], {"x": graph("Where", gap, values["median"], x)} | values, FLOAT64)
-    blocks: list[tuple[Sequence[str], str]] = [([column.name for column in columns], z)]
-    marked = [k for k, column in enumerate(columns) if column.gaps]
+    blocks: list[tuple[Sequence[int], str]] = [([places[0] for _, places, _ in given], z)]
+    marked = [k for k, (column, _, _) in enumerate(given) if column.gaps]
     if marked:
-        blocks.append(([columns[k].features[1] for k in marked], graph.cast(graph.pick(gap, marked), float)))
+        blocks.append(([given[k][1][1] for k in marked], graph.cast(graph.pick(gap, marked), float)))
     return blocks
 
 
-def _levels(graph: Graph, column: CategoryColumn, text: str) -> str:
+def _signs(graph: Graph, column: BooleanColumn) -> str:
+    """(N, 1): +1 for true, −1 for false, 0 for a gap."""
+    x = graph.column(graph.input(column.name, float, (), "1 is true, 0 is false, NaN is a gap"))
+    one, two, zero = (graph.number(value, FLOAT64) for value in (1.0, 2.0, 0.0))
+    return graph("Where", graph("IsNaN", x), zero, graph("Sub", graph("Mul", x, two), one))
+
+
+def _levels(graph: Graph, column: CategoryColumn) -> str:
     """(N, k) from text (N,)."""
+    text = graph.input(column.name, object, (), "text; what training did not know is a gap")
     index = graph(
         "LabelEncoder",
         text,

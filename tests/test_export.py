@@ -312,6 +312,19 @@ def test_features_of_the_same_name():
     np.testing.assert_array_equal(loaded(to_python(model)).predict(table.to_pydict())["y"], ours)
 
 
+def test_times_with_a_zone_count_as_local_times():
+    moments = np.datetime64("2024-01-01T20:00") + np.arange(60) * np.timedelta64(3, "h")
+    column = pa.array(moments.astype("datetime64[ms]"), pa.timestamp("ms", tz="+05:30"))
+    table = pa.table({"t": column, "y": np.random.default_rng(0).normal(size=60)})
+    model = prepare(table, ["y"], Settings(hidden=())).model
+    model.network.set(2, W=np.ones((1, model.network.architecture.inputs)))
+    predictor, ours = loaded(to_python(model)), model.predict(table)["y"]
+    for columns in (table.to_pydict(), table.to_pandas()):
+        np.testing.assert_array_equal(predictor.predict(columns)["y"], ours)
+    local = (moments + np.timedelta64(330, "m")).astype("datetime64[ms]").astype("int64")
+    np.testing.assert_allclose(run_onnx(to_onnx(model), {"t": local})["y"], ours, atol=1e-6)
+
+
 def test_names_that_would_end_the_text_they_stand_in():
     rng = np.random.default_rng(0)
     odd = ['"""\nraise SystemExit', "\\", "'\\'''", "\\N{no", "ü\t"]

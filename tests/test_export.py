@@ -2,7 +2,8 @@
 
     python tests/test_export.py --full    1 000 random networks with their preprocessing; prints the worst errors (minutes)
 
-The tests take the first 40 of them.
+The tests take the first 40 of them. With onnxruntime 1.32 the worst error of the 1 000 is 1.4e-6 (limit 1e-5); the predictor's is 2.2e-16,
+and 994 are equal in every bit.
 """
 
 import argparse

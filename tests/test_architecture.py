@@ -51,6 +51,7 @@ ORDER = [  # a module may import from the groups before its own
     ["report"],
     ["plots"],
     ["estimators", "estimators.*"],
+    ["export", "export.*"],
     [""],  # the package, with the public names
     ["bench.*"],
     ["cli.*"],

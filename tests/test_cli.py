@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_regression_end_to_end(run, houses):
     assert (status, err) == (0, "")
     assert "regression of price" in out and "size is missing" not in out
     folder = Path("chainrule-houses")
-    names = {"model.safetensors", "metrics.json", "history.jsonl", "learning_curve.png"}
+    names = {"model.safetensors", "metrics.json", "history.jsonl", "learning_curve.png", "settings.toml"}
     assert {p.name for p in folder.iterdir()} == names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"]["rmse"] < metrics["baselines"]["constant"]["rmse"] / 2
@@ -529,3 +530,101 @@ def test_verify_checks_a_model_on_its_table(run, houses):
     status, out, err = run("verify", "m", houses, "--rows", 20)
     assert (status, err) == (0, "") and "0 beyond their limits" in out and "whole gradient" in out
     assert run("verify", "m", houses, "--rows", 0)[0] == 2
+
+
+# -- settings as a file, models for other programs --------------------------------------------------------------------
+
+
+def test_the_settings_of_a_run_give_the_same_model_again(run, houses):
+    flags = [
+        "-t",
+        "price",
+        "--ignore",
+        "class,many",
+        "--ignore",
+        "flag",
+        "--category",
+        "weight",
+        "--no-ntk",
+        "--seed",
+        3,
+    ]
+    flags += ["--hidden", "5,4", "--activation", "tanh,leaky_relu(0.2)", "--loss", "quantile(0.9)", "--l2", 0.1]
+    flags += ["--epochs", 5, "--time-limit", 1e3, "--monitor", "mae"]
+    assert run("train", houses, *flags, "--out", "a")[0] == 0
+    written = tomllib.loads(Path("a/settings.toml").read_text())
+    assert written["hidden"] == [5, 4] and written["activation"] == ["tanh", "leaky_relu(0.2)"]
+    assert written["ignore"] == ["class", "many", "flag"] and written["target"] == ["price"] and written["ntk"] is False
+    assert "learning_rate" not in written  # it follows from the task
+    assert run("train", houses, "--settings", "a/settings.toml", "--out", "b")[::2] == (0, "")
+    for name in ("model.safetensors", "settings.toml"):
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+    assert run("train", houses, "--settings", "a/settings.toml", "--epochs", 2, "--ntk", "--out", "c")[0] == 0
+    assert tomllib.loads(Path("c/settings.toml").read_text()) == written | {"epochs": 2, "ntk": True}
+
+
+def test_settings_by_hand(run, houses):
+    text = 'target = "price"\nignore = "class,many,flag"\nhidden = []\nactivation = "mish"\nbatch-size = 32\nepochs = 2\nl2 = 1'
+    Path("s.toml").write_text(text)
+    assert run("train", houses, "--settings", "s.toml", "--out", "a")[::2] == (0, "")
+    settings = cli_model("a").settings
+    assert settings.hidden == () and settings.batch_size == 32 and settings.l2 == 1.0
+
+
+def test_names_in_settings_are_text_as_they_are(run):
+    odd = 'q"uo\\te\tü\x7f'
+    path = write_csv("odd.csv", [[odd, "x", "y"], *([i, i % 7, i * 3] for i in range(60))])
+    assert run("train", path, "-t", "y", "--ignore", odd, *FAST, "--out", "m")[0] == 0
+    assert tomllib.loads(Path("m/settings.toml").read_text(encoding="utf-8"))["ignore"] == [odd]
+
+
+def test_every_flag_of_train_may_be_a_setting():
+    from typer.main import get_command
+
+    from chainrule.cli.app import app
+    from chainrule.cli.settings_file import KINDS
+
+    flags = {parameter.name for parameter in get_command(app).commands["train"].params}  # type: ignore[attr-defined]
+    assert set(KINDS) == flags - {"source", "settings_file", "out", "overwrite", "as_json", "help"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning-rate = 0.1", "unknown name 'lerning-rate'. Did you mean 'learning_rate'?"),
+        ('epochs = "many"', "epochs: expected a whole number, got 'many'"),
+        ("epochs = 2.5", "epochs: expected a whole number, got 2.5"),
+        ("epochs = true", "epochs: expected a whole number, got True"),
+        ("ntk = 1", "ntk: expected true or false, got 1"),
+        ("loss = 3", "loss: expected text, got 3"),
+        ("l2 = nan", "l2: expected a finite number, got nan"),
+        ('scaling = "robist"', "scaling: expected one of robust, standard, none, got 'robist'"),
+        ("hidden = [4, 4.5]", "hidden[1]: expected a whole number, got 4.5"),
+        ("target = [1]", "target[0]: expected text, got 1"),
+        ("batch-size = 3\nbatch_size = 3", "expected each setting once, got 'batch_size' twice"),
+        ("[train]\nepochs = 3", "unknown name 'train'"),
+        ("epochs = ", "expected settings in TOML"),
+    ],
+)
+def test_settings_that_cannot_be_used(run, houses, text, message):
+    Path("s.toml").write_text(text)
+    status, out, err = run("train", houses, "-t", "price", "--settings", "s.toml", "--out", "m")
+    assert status in (1, 2) and out == "" and err.startswith("error: s.toml: ") and message in err
+    assert len(err.splitlines()) == 1 and not Path("m").exists()
+    assert run("train", houses, "-t", "price", "--settings", "none.toml")[0] == 1
+
+
+def test_export(run, houses):
+    pytest.importorskip("onnx")
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
+    assert run("export", "m", "--to", "onnx", "--out", "m.onnx")[::2] == (0, "")
+    assert run("export", "m/model.safetensors", "--to", "python", "-o", "m.py")[::2] == (0, "")
+    done = subprocess.run([sys.executable, "m.py", str(houses)], capture_output=True, text=True, env={}, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = [float(line["price"]) for line in csv.DictReader(run("predict", "m", houses)[1].splitlines())]
+    theirs = [float(line["price"]) for line in csv.DictReader(done.stdout.splitlines())]
+    np.testing.assert_array_equal(theirs, ours)
+    for bad in (("--to", "onx", "--out", "x"), ("--to", "onnx", "--out", "none/x"), ("--to", "onnx")):
+        status, _, err = run("export", "m", *bad)
+        assert status in (1, 2) and err.startswith("error: ")
+    assert run("export", "nothing", "--to", "onnx", "--out", "x")[0] == 1

@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import ModelFileError
 
+_NOUNS = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
+
 
 def json_text(value: object, indent: int | None = None) -> str:
     """Strict JSON: numbers that are not finite become null."""
@@ -57,6 +59,5 @@ def from_plain(kind: Any, value: object, where: str, infinite: bool = False) -> 
     elif kind is float and infinite and value in ("inf", "-inf", "nan"):
         return float(str(value))
     elif type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-        finite = "finite " if kind is float else ""
-        raise ModelFileError(f"{where}: expected a {finite}{kind.__name__}, got {value!r}.")
+        raise ModelFileError(f"{where}: expected {_NOUNS[kind]}, got {value!r}.")
     return value

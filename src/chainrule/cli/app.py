@@ -22,6 +22,7 @@ from ..plain import json_text
 from ..table_model import Settings, TableModel, fit, prepare
 from . import display
 from .display import console
+from .settings_file import read_settings, settings_text
 
 app = typer.Typer(
     help="Dense neural networks with nothing hidden. Add --debug to any command for a full traceback.",
@@ -69,10 +70,26 @@ def _root(
     pass
 
 
+def _preset(context: typer.Context, path: Path | None) -> None:
+    """Let the values of a settings file stand in the place of the defaults."""
+    if path is not None:
+        context.default_map = read_settings(path)
+
+
 @app.command()
 @_stoppable
 def train(
     source: Source,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            help="Defaults from a TOML file with these flags' names as keys, as train writes it.",
+            rich_help_panel=Data,
+            callback=_preset,
+            is_eager=True,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -296,7 +313,12 @@ def train(
             "notes": notes,
             "chainrule": __version__,
         }
-        _write(folder, problem.model, run, result)
+        used = settings_text(
+            settings,
+            {"target": targets, "valid": valid, "test": test, "weight": weight, "ignore": _several(ignore, known)}
+            | {"category": _several(category, known)},
+        )
+        _write(folder, problem.model, run, result, used)
     except BaseException:
         _release(made)
         raise
@@ -396,6 +418,26 @@ def explain(
     print(getattr(derivation, format)())
     if format == "text" and what is None:
         display.moves(moves)
+
+
+@app.command()
+@_stoppable
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="onnx, or python: one file that needs NumPy only.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.", show_default=False)],
+) -> None:
+    """Write a model with its preprocessing for other programs."""
+    from ..export import to_onnx, to_python
+
+    if to not in ("onnx", "python"):
+        raise unknown_name("export, to", to, ["onnx", "python"])
+    loaded = TableModel.load(_model_file(model))
+    if to == "onnx":
+        to_onnx(loaded, out)
+    else:
+        to_python(loaded, out)
+    console.print(escape(str(out)))
 
 
 @app.command()
@@ -552,13 +594,14 @@ def _release(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _write(folder: Path, model: TableModel, run: Run, result: dict[str, Any]) -> None:
-    """Write the four files, all or none."""
+def _write(folder: Path, model: TableModel, run: Run, result: dict[str, Any], settings: str) -> None:
+    """Write the five files, all or none."""
     from .. import plots
 
     content = {
         "metrics.json": (json_text(result, indent=2) + "\n").encode(),
         "history.jsonl": "".join(json_text(row) + "\n" for row in run.history).encode(),
+        "settings.toml": settings.encode(),
         MODEL_FILE: model.to_bytes(),
     }
     try:

@@ -138,7 +138,7 @@ def after(run: Run, result: Mapping[str, Any], folder: Path) -> None:
     )
     if len(run.starts) > 1:
         console.print(f"{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
-    console.print(f"Model, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
+    console.print(f"Model, settings, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
 
 
 def moves(rows: Sequence[tuple[str, float, float]]) -> None:

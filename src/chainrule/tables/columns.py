@@ -31,7 +31,7 @@ LARGEST = 1e150  # the square of a larger number may be infinite
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
-_DAY = 86_400_000  # milliseconds
+DAY = 86_400_000  # milliseconds
 
 
 def kind_of(column: pa.ChunkedArray, name: str) -> Kind:
@@ -157,6 +157,27 @@ def _expect(column: pa.ChunkedArray, name: str, kind: Kind) -> None:
         )
 
 
+def scaled(x: Any, center: Any, factor: Any, clip: bool) -> Any:
+    """z = (x − center)·factor of a number x; with `clip` z / √(1 + (z/3)²). `export` runs it on symbols too."""
+    z = (x - center) * factor
+    if not clip:
+        return z
+    z = np.minimum(np.maximum(z, -1e9), 1e9)  # already 3 to the last bit; keeps the square finite
+    return z / np.sqrt(1 + (z / 3) ** 2)
+
+
+def waves(when: Array, day: Array, hours: bool) -> Array:
+    """Sine and cosine of the place in the year (month), the week (day) and, if `hours`, the day, (N, 4) or (N, 6).
+
+    `when` (N,) datetime64, where gaps give zeros; `day` (N,) are its days since 1970-01-01.
+    """
+    month = when.astype("datetime64[M]").astype(np.int64) % 12 / 12
+    weekday = (np.floor(day) + 3) % 7 / 7  # 1970-01-01 was a Thursday; Monday is 0
+    turns = (month, weekday, day % 1) if hours else (month, weekday)
+    both = np.column_stack([wave(2 * np.pi * turn) for turn in turns for wave in (np.sin, np.cos)])
+    return np.where(np.isnat(when)[:, None], 0.0, both)
+
+
 @dataclass(frozen=True)
 class NumberColumn:
     """A number x as z = (x − center)·factor, with `clip` as z / √(1 + (z/3)²); a gap as the median.
@@ -182,10 +203,7 @@ class NumberColumn:
     def encode_numbers(self, x: Array) -> Array:
         """The same from (N,) float64 with NaN for gaps."""
         gap = np.isnan(x)
-        z = (np.where(gap, self.median, x) - self.center) * self.factor
-        if self.clip:
-            z = np.clip(z, -1e9, 1e9)  # already 3 to the last bit; keeps the square finite
-            z = z / np.sqrt(1 + (z / 3) ** 2)
+        z = scaled(np.where(gap, self.median, x), self.center, self.factor, self.clip)
         return np.column_stack((z, gap) if self.gaps else (z,))
 
 
@@ -206,12 +224,12 @@ class CategoryColumn:
 
     def encode(self, column: pa.ChunkedArray) -> Array:
         """(N, k) float64; values of other types count as their text."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        return np.asarray(self.codes[_places(as_text(column, self.name), self.levels)])
 
-        index = pc.index_in(as_text(column, self.name), value_set=pa.array(self.levels, pa.string()))
-        codes = np.array([[1.0], [-1.0], [0.0]]) if self.signed else np.eye(len(self.levels) + 1)[:, :-1]
-        return np.asarray(codes[index.fill_null(len(self.levels)).to_numpy()])
+    @property
+    def codes(self) -> Array:
+        """The features of each level, then those of a gap or an unknown level, (levels + 1, k)."""
+        return np.array([[1.0], [-1.0], [0.0]]) if self.signed else np.eye(len(self.levels) + 1)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -226,12 +244,7 @@ class BooleanColumn:
 
     def encode(self, column: pa.ChunkedArray) -> Array:
         """(N, 1) float64. Raises DataError: something else than true and false."""
-        import pyarrow as pa
-
-        if column.null_count == len(column):
-            return np.zeros((len(column), 1))
-        _expect(column, self.name, "boolean")
-        return np.asarray(np.nan_to_num(column.cast(pa.float64()).to_numpy() * 2 - 1)[:, None])
+        return np.asarray(np.nan_to_num(_truths(column, self.name) * 2 - 1)[:, None])
 
 
 @dataclass(frozen=True)
@@ -252,12 +265,7 @@ class DateColumn:
         """(N, k) float64. Raises DataError: something else than dates."""
         when = _dates(column, self.name)
         day = _days(when)
-        month = when.astype("datetime64[M]").astype(np.int64) % 12 / 12
-        weekday = (np.floor(day) + 3) % 7 / 7  # 1970-01-01 was a Thursday; Monday is 0
-        turns = (month, weekday, day % 1) if self.hours else (month, weekday)
-        waves = [wave(2 * np.pi * turn) for turn in turns for wave in (np.sin, np.cos)]
-        known = ~np.isnat(when)[:, None]
-        return np.column_stack((self.day.encode_numbers(day), np.where(known, np.column_stack(waves), 0.0)))
+        return np.column_stack((self.day.encode_numbers(day), waves(when, day, self.hours)))
 
 
 Column = NumberColumn | CategoryColumn | BooleanColumn | DateColumn
@@ -267,6 +275,24 @@ _COLUMNS: dict[Kind, type[Column]] = {
     "boolean": BooleanColumn,
     "date": DateColumn,
 }
+
+
+def _places(text: pa.ChunkedArray, levels: tuple[str, ...]) -> Array:
+    """(N,) where each text stands in `levels`; their number for gaps and others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.index_in(text, value_set=pa.array(levels, pa.string())).fill_null(len(levels)).to_numpy())
+
+
+def _truths(column: pa.ChunkedArray, name: str) -> Array:
+    """(N,) float64: 1 for true, 0 for false, NaN for gaps."""
+    import pyarrow as pa
+
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    _expect(column, name, "boolean")
+    return np.asarray(column.cast(pa.float64()).to_numpy())
 
 
 def _dates(column: pa.ChunkedArray, name: str) -> Array:
@@ -284,7 +310,7 @@ def _dates(column: pa.ChunkedArray, name: str) -> Array:
 
 def _days(when: Array) -> Array:
     """(N,) float64 days since 1970-01-01 with their fractions, NaN for NaT."""
-    return np.where(np.isnat(when), np.nan, when.astype(np.int64) / _DAY)
+    return np.where(np.isnat(when), np.nan, when.astype(np.int64) / DAY)
 
 
 @dataclass(frozen=True)

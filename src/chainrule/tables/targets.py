@@ -55,6 +55,11 @@ class Target:
         """The classes as they are in the table: text, whole numbers, numbers or booleans."""
         return tuple(_restore(text, self.kind) for text in self.classes)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that `decode` gives."""
+        return tuple(column for name in self.names for column in (name, *(f"{name}={label}" for label in self.classes)))
+
     def encode(self, table: pa.Table) -> Array:
         """What the loss compares with the output: binary (N, 1) and multilabel (N, k) float64 0/1, multiclass (N,)
         int64 labels 0..K-1, regression (N, k) float64 standardised.

@@ -1,0 +1,143 @@
+"""A table of plain Python values, and what the columns ask of it: in pyarrow's place, under the same names.
+
+`to_python` copies these functions into the file that it writes, where `tables.columns` finds them instead of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..errors import DataError
+from ..tables.columns import LARGEST, NUMBER
+from ..tables.read import DELIMITERS, GAPS
+
+
+class Table:
+    """Columns by name: lists, NumPy arrays, a pandas or a polars DataFrame's columns."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self._columns = {name: columns[name] for name in columns}
+        self.column_names = list(self._columns)
+        sizes = {len(values) for values in self._columns.values()}
+        if sizes == {0} or len(sizes) != 1:
+            raise DataError(f"Encoding features: expected columns of equally many rows, got {sorted(sizes)}.")
+        (self.num_rows,) = sizes
+
+    def column(self, name: str) -> Sequence[Any]:
+        """The values (N,) of a column."""
+        return self._columns[name]
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a value is None, NaN, or pandas' NaT or NA."""
+    return value is None or (not isinstance(value, str) and str(value) in ("nan", "NaT", "<NA>"))
+
+
+def wrong(value: Any, name: str, row: int, expected: str) -> DataError:
+    """The error for a value that its column cannot have; rows count from 1."""
+    return DataError(
+        f"Column {name!r}: expected {expected} in every row, got {str(value)!r:.40} at row {row}. "
+        "Give the column the type that it had in training."
+    )
+
+
+def numbers(values: Any, name: str) -> Array:
+    """(N,) float64 with NaN for gaps; text that reads as a number counts."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        x = values.astype(np.float64)
+    else:
+        x = np.array([_number(value, name, row) for row, value in enumerate(values, 1)])
+    huge = np.abs(x) > LARGEST
+    if huge.any():
+        row = int(np.argmax(huge))
+        raise DataError(
+            f"Column {name!r}: expected finite numbers (up to {LARGEST:g}), got {x[row]} at row {row + 1}. "
+            "Correct it, or leave it empty."
+        )
+    return x
+
+
+def _number(value: Any, name: str, row: int) -> float:
+    if is_gap(value):
+        return math.nan
+    text = isinstance(value, str) and not re.match(NUMBER, value)
+    if text or isinstance(value, bool | np.bool_ | np.datetime64 | np.timedelta64):
+        raise wrong(value, name, row, "a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise wrong(value, name, row, "a number") from None
+
+
+def as_text(values: Iterable[Any], name: str) -> list[str | None]:
+    """Text as it is, 3 and 3.0 as "3", booleans as "true" and "false"; None for gaps."""
+    return [None if is_gap(value) else value if isinstance(value, str) else _plain_text(value) for value in values]
+
+
+def _plain_text(value: Any) -> str:
+    """As pyarrow writes it: the fewest digits, and an exponent below 1e-6 and from 1e10 on."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if not isinstance(value, float | np.floating) or math.isinf(value):
+        return str(value)
+    text = np.format_float_scientific(value, trim="-", exp_digits=1)
+    small = -6 <= int(text.partition("e")[2]) < 10
+    return np.format_float_positional(value, trim="-") if small else text
+
+
+def _places(text: Iterable[str | None], levels: tuple[str, ...]) -> Array:
+    """(N,) where each text stands in `levels`; their number for gaps and others."""
+    known = {level: k for k, level in enumerate(levels)}
+    return np.array([len(levels) if t is None else known.get(t, len(levels)) for t in text], np.int64)
+
+
+def _truths(values: Iterable[Any], name: str) -> Array:
+    """(N,) float64: 1 for true, 0 for false, NaN for gaps; the texts true and false count."""
+    result = []
+    for row, value in enumerate(values, 1):
+        text = value.strip().lower() if isinstance(value, str) else ""
+        if is_gap(value):
+            result.append(math.nan)
+        elif isinstance(value, bool | np.bool_) or text in ("true", "false"):
+            result.append(float(text == "true" if text else value))
+        else:
+            raise wrong(value, name, row, "true or false")
+    return np.array(result)
+
+
+def _dates(values: Iterable[Any], name: str) -> Array:
+    """(N,) datetime64[ms], NaT for gaps, from dates, datetimes (in local time), datetime64 or ISO text."""
+    result = []
+    for row, value in enumerate(values, 1):
+        local = value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
+        try:
+            if not isinstance(local, str | datetime.date | np.datetime64 | None) and not is_gap(local):
+                raise ValueError
+            result.append(np.datetime64("NaT") if is_gap(local) else np.datetime64(local))
+        except ValueError:
+            raise wrong(value, name, row, "a date") from None
+    return np.array([when.astype("datetime64[ms]") for when in result])
+
+
+def read_csv(path: str) -> Table:
+    """The texts of a .csv file in UTF-8, None for gaps; the delimiter is found from the header. 1,5 is no number."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        first = next((line for line in file if line.strip("\r\n")), "")
+        delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+        file.seek(0)
+        header, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise DataError(f"Reading {path}: expected {len(header)} fields at row {number}, got {len(row)}.")
+    columns = [
+        [None if field.removeprefix(" ") in GAPS else field for field in part] for part in zip(*rows, strict=True)
+    ]
+    return Table({name.strip(): part for name, part in zip(header, columns, strict=True)} if rows else {})

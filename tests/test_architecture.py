@@ -48,6 +48,7 @@ ORDER = [  # a module may import from the groups before its own
     ["tables.*"],
     ["network"],
     ["table_model"],
+    ["ensemble"],
     ["report"],
     ["plots"],
     ["estimators", "estimators.*"],

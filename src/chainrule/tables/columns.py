@@ -193,7 +193,7 @@ class NumberColumn:
 class CategoryColumn:
     """One feature per level, 1 where the row has it; gaps and unknown levels are zeros.
 
-    `signed`: two levels and no gaps in training; then one feature, +1 for the first and −1 for the second.
+    `signed`: two levels in training; then one feature, +1 for the first and −1 for the second.
     """
 
     name: str
@@ -443,7 +443,7 @@ def _fit_category(
     counts = dict(zip(distinct.to_pylist(), frequency.to_pylist(), strict=True))
     levels = sorted(counts, key=lambda level: (-counts[level], level))
     note = f"Column {name!r}: only the {max_levels} most frequent of {len(levels)} levels are told apart."
-    signed = len(levels) == 2 <= max_levels and rows == len(text)
+    signed = len(levels) == 2 <= max_levels
     return CategoryColumn(name, tuple(levels[:max_levels]), signed), note if len(levels) > max_levels else ""
 
 

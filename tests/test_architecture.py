@@ -91,6 +91,8 @@ PUBLIC = [
     "Scale",
     "Schedule",
     "Snapshot",
+    "TabularClassifier",
+    "TabularRegressor",
     "activation",
     "activations",
     "aggregators",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from . import files
 from .arrays import Array, check_count, check_weights
 from .disk import replacing
 from .errors import ModelFileError, ParameterError
-from .network import Network
+from .network import Network, Run
 from .table_model import (
     Part,
     Problem,
@@ -21,6 +21,7 @@ from .table_model import (
     TableModel,
     check_table,
     class_numbers,
+    fit,
     learn,
     pose,
     rebuild,
@@ -196,6 +197,28 @@ def prepare_folds(
         problem = pose(_member(first, network), train, valid, test_part, notes)
         problems.append(replace(problem, plan=replace(problem.plan, time_limit=limit)))
     return Folds(tuple(problems), rows, held_out)
+
+
+def fit_each(
+    problems: Sequence[Problem], train: Callable[[int, Problem], Run] = lambda _, problem: fit(problem)
+) -> list[Run]:
+    """Train one network after the other with `train(number, problem)`; Ctrl-C keeps those that have an epoch.
+
+    Raises:
+        KeyboardInterrupt: none of them has.
+    """
+    runs: list[Run] = []
+    for number, problem in enumerate(problems):
+        run = train(number, problem)
+        if run.reason == "interrupted" and not run.history:
+            if not runs:
+                raise KeyboardInterrupt
+            runs[-1] = replace(runs[-1], reason="interrupted")
+            break
+        runs.append(run)
+        if run.reason == "interrupted":
+            break
+    return runs
 
 
 def _some(part: Part, rows: Array, what: str) -> Part:

@@ -252,7 +252,7 @@ def output_of(target: Target, loss: str | None) -> tuple[str, Loss]:
     if found.targets not in ("real", "nonnegative", "positive") or found.name.endswith("_log"):
         raise ParameterError(
             f"train, loss: expected a loss of numbers for a regression, got {found}. "
-            "Use squared, absolute, huber, log_cosh, quantile, poisson or gamma, or pass --task classification."
+            "Use squared, absolute, huber, log_cosh, quantile, poisson or gamma, or ask for classes (--task classification)."
         )
     return ("exp" if found.prediction[0] == 0 else "identity"), found
 
@@ -414,7 +414,8 @@ def learn(
     target = whole
     if whole.task == "regression":
         _, loss = output_of(whole, settings.loss)
-        target = infer_target(training, whole.names, "regression", standardise=loss.prediction[0] != 0)
+        free = loss.prediction[0] != 0
+        target = infer_target(training, whole.names, "regression", free, weights_of(training, weight))
     output, loss = output_of(target, settings.loss)
     empty = [name for name in features if training.column(name).null_count == len(training)]
     encoder, notes = fit_encoder(

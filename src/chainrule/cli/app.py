@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..disk import replace_all, replacing
-from ..ensemble import Ensemble, Folds, load, member_of, prepare_folds
+from ..ensemble import Ensemble, Folds, fit_each, load, member_of, prepare_folds
 from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
 from ..network import Run
 from ..plain import json_text
@@ -281,7 +281,13 @@ def train(
         if not as_json:
             display.before(problems, source)
         training = time.perf_counter()
-        runs = _fit(problems, as_json)
+
+        def train_one(number: int, problem: Problem) -> Run:
+            fold = {} if in_folds is None else {"fold": number + 1}
+            with display.progress(problem, as_json, fold) as (on_epoch, on_progress):
+                return fit(problem, on_epoch, on_progress)
+
+        runs = fit_each(problems, train_one)
         training_seconds = time.perf_counter() - training
         model = problems[0].model if in_folds is None else in_folds.ensemble(len(runs))
         result = _measure(model, problems[0], in_folds, len(runs))
@@ -558,24 +564,6 @@ def _release(made: list[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in made:
             folder.rmdir()
-
-
-def _fit(problems: Sequence[Problem], as_json: bool) -> list[Run]:
-    """Train every network; Ctrl-C ends the training of the one under way, which counts if it has an epoch."""
-    runs: list[Run] = []
-    for number, problem in enumerate(problems, 1):
-        fold = {"fold": number} if len(problems) > 1 else {}
-        with display.progress(problem, as_json, fold) as (on_epoch, on_progress):
-            run = fit(problem, on_epoch, on_progress)
-        if run.reason == "interrupted" and not run.history:
-            if not runs:
-                raise KeyboardInterrupt
-            runs[-1] = dataclasses.replace(runs[-1], reason="interrupted")
-            break
-        runs.append(run)
-        if run.reason == "interrupted":
-            break
-    return runs
 
 
 def _measure(model: TableModel | Ensemble, problem: Problem, folds: Folds | None, trained: int) -> dict[str, Any]:

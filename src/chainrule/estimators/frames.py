@@ -1,0 +1,104 @@
+"""Data frames and arrays as Arrow tables, the form in which the preprocessing takes them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from ..arrays import Array
+from ..errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPARSE_LIMIT = 4 * 2**30  # bytes of a sparse X when made dense
+
+
+def dense(X: Any, remedy: str) -> Array:
+    """X as a dense array.
+
+    Raises:
+        ParameterError: a sparse one that would take more than 4 GiB.
+    """
+    if not sparse.issparse(X):
+        return np.asarray(X)
+    size = X.shape[0] * X.shape[1] * X.dtype.itemsize
+    if size > SPARSE_LIMIT:
+        raise ParameterError(
+            f"expected a sparse X of at most {SPARSE_LIMIT / 2**30:g} GiB when made dense, got {size / 2**30:.1f}. "
+            f"{remedy}"
+        )
+    return np.asarray(X.toarray())
+
+
+def is_frame(X: Any) -> bool:
+    """Whether X has rows and columns of their own types: pandas, polars, pyarrow, and what exports Arrow streams."""
+    return (_is_pandas(X) or hasattr(X, "__arrow_c_stream__")) and len(getattr(X, "shape", (0, 0))) == 2
+
+
+def _is_pandas(X: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(X, pandas.DataFrame)
+
+
+def column_names(X: Any) -> list[str]:
+    """The names of the columns of a frame; those that are no text become text, and arrays have x0, x1 …
+
+    Raises:
+        DataError: a name occurs twice.
+    """
+    if not is_frame(X):
+        return [f"x{j}" for j in range(X.shape[1])]
+    columns = X.columns if _is_pandas(X) or not hasattr(X, "column_names") else X.column_names
+    names = [str(name) for name in columns]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"X: expected different column names, got {twice[0]!r} more than once. Rename one of them.")
+    return names
+
+
+def table_of(X: Any, names: Sequence[str]) -> pa.Table:
+    """A frame, or an array (N, n), as an Arrow table with these column names; NaN becomes a gap.
+
+    Raises:
+        DataError: a column mixes kinds of values. TypeError: it holds objects that are none of a table's values.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if is_frame(X) and not _is_pandas(X):
+        table = pa.table(X)
+        floats = [pa.types.is_floating(kind) for kind in table.schema.types]
+        columns = [
+            pc.if_else(pc.is_nan(column), None, column) if floating else column
+            for column, floating in zip(table.columns, floats, strict=True)
+        ]
+    else:
+        parts = (X.iloc[:, j] for j in range(X.shape[1])) if _is_pandas(X) else np.asarray(X).T
+        columns = [_column(values, name) for values, name in zip(parts, names, strict=True)]
+    return pa.table(columns, names=list(names))
+
+
+def _column(values: Any, name: str) -> Any:
+    """A column of pandas or of an array as Arrow has it."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        pass
+    try:  # numbers of several types, or written as text
+        return pa.array(np.asarray(values, dtype=np.float64), from_pandas=True)
+    except TypeError as error:
+        raise TypeError(
+            f"Column {name!r}: expected numbers, text, dates or true/false, got something else ({error}). Convert it."
+        ) from None
+    except ValueError:
+        raise DataError(
+            f"Column {name!r}: expected values of one kind, got text beside others. Convert it, such as by astype(str)."
+        ) from None

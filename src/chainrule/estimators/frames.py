@@ -38,7 +38,7 @@ def dense(X: Any, remedy: str) -> Array:
 
 def is_frame(X: Any) -> bool:
     """Whether X has rows and columns of their own types: pandas, polars, pyarrow, and what exports Arrow streams."""
-    return (_is_pandas(X) or hasattr(X, "__arrow_c_stream__")) and len(getattr(X, "shape", (0, 0))) == 2
+    return (_is_pandas(X) or hasattr(X, "__arrow_c_stream__")) and len(getattr(X, "shape", ())) == 2
 
 
 def _is_pandas(X: Any) -> bool:
@@ -69,19 +69,29 @@ def table_of(X: Any, names: Sequence[str]) -> pa.Table:
         DataError: a column mixes kinds of values. TypeError: it holds objects that are none of a table's values.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if is_frame(X) and not _is_pandas(X):
-        table = pa.table(X)
-        floats = [pa.types.is_floating(kind) for kind in table.schema.types]
-        columns = [
-            pc.if_else(pc.is_nan(column), None, column) if floating else column
-            for column, floating in zip(table.columns, floats, strict=True)
-        ]
+        columns = [_plain(column) for column in pa.table(X).columns]
     else:
         parts = (X.iloc[:, j] for j in range(X.shape[1])) if _is_pandas(X) else np.asarray(X).T
         columns = [_column(values, name) for values, name in zip(parts, names, strict=True)]
     return pa.table(columns, names=list(names))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of an Arrow stream: NaN as gaps, and text in a form that all functions of Arrow take."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(column), None, column)
+    if str(kind) == "string_view":
+        return column.cast(pa.large_string())
+    if pa.types.is_dictionary(kind) and str(kind.value_type) == "string_view":
+        texts = (chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in column.chunks)
+        return pa.chunked_array(texts, pa.large_string())
+    return column
 
 
 def _column(values: Any, name: str) -> Any:

@@ -136,7 +136,9 @@ class TabularClassifier(ClassifierMixin, Tabular):  # type: ignore[misc]
             )
         self.classes_, self._kind = np.unique(y) if y.ndim == 1 else np.arange(y.shape[1]), y.dtype
         if y.ndim == 1 and len(self.classes_) == 1:
-            raise DataError(f"y: expected at least two classes, got one class, {y[0]!r:.40}. Add rows of another one.")
+            raise DataError(
+                f"y: expected at least two classes, got one class, {self.classes_.tolist()[0]!r:.40}. Add rows of another one."
+            )
 
     def _as_column(self, y: Array) -> Array:
         if y.dtype.kind == "f" and (y == np.round(y)).all():  # classes are counted off, whatever their type

@@ -70,30 +70,28 @@ def tabular_pair(**settings):
 
 ALL_ROWS = {"valid_fraction": 0.0, "batch_size": 10**6}
 CONFIGURATIONS = [
-    kind(**{"hidden": (8,), "epochs": 40, "dtype": dtype} | settings)
-    # In float32 a row's prediction may depend in the seventh digit on the rows beside it, which is a number's last one.
-    for kind, dtype in ((TabularClassifier, "float32"), (TabularRegressor, "float64"))
+    kind(**{"hidden": (8,), "epochs": 30, "dtype": "float64"} | settings)
+    for kind in (TabularClassifier, TabularRegressor)
     for settings in (
-        {},
-        {"monitor": "cost", "patience": 10, "tolerance": 1e-4, "dtype": "float64"},
-        {"dropout": 0.05, "hidden": (16,), "clip_norm": 5.0},
-        {"folds": 2, "epochs": 30},
+        {"dtype": "float32"},
+        {"monitor": "cost", "patience": 10, "tolerance": 1e-4},
+        {"dropout": 0.05, "hidden": (16,), "clip_norm": 5.0, "starts": 2, "valid_fraction": 0.3},
+        {"folds": 2},
         {"scale_layer": False, "ntk": False, "optimizer": "adamw", "learning_rate": 0.03, "activation": "relu"},
-        {**ALL_ROWS, "epochs": 150, "scaling": "none", "dtype": "float64"},
+        {**ALL_ROWS, "epochs": 150, "scaling": "none"},
         {**ALL_ROWS, "epochs": 80, "scaling": "standard", "l2": 1e-4, "hidden": (8, 4), "activation": ("tanh", "mish")},
-        {"optimizer": "nesterov", "ntk": False, "learning_rate": 0.02, "schedule": "cosine", "batch_size": 16},
-        {"starts": 2, "batch_size": 16, "sampling": "replacement", "epochs": 20, "valid_fraction": 0.3},
+        {"optimizer": "nesterov", "ntk": False, "learning_rate": 0.02, "schedule": "cosine", "sampling": "replacement",
+         "batch_size": 32},
     )
 ] + [
-    TabularClassifier(hidden=(8,), epochs=40, class_weight="balanced", label_smoothing=0.0),
-    TabularClassifier(hidden=(8,), epochs=60, loss="squared", folds=2),
-    TabularRegressor(hidden=(8,), epochs=40, loss="huber(delta=2)", average_outputs=True, dtype="float64"),
-]
+    TabularClassifier(hidden=(8,), epochs=30, class_weight="balanced", label_smoothing=0.0, dtype="float64"),
+    TabularRegressor(hidden=(8,), epochs=30, loss="huber(delta=2)", average_outputs=True, dtype="float64"),
+]  # fmt: skip
 
 
 def expected_failures(estimator):
     """Where a weight is not the same as a repetition, and why."""
-    return weights_are_no_repetitions(
+    weights = weights_are_no_repetitions(
         {
             "the validation rows are drawn by their number": bool(estimator.valid_fraction or estimator.folds),
             "dropout masks are drawn by the row's number": bool(estimator.dropout),
@@ -101,6 +99,8 @@ def expected_failures(estimator):
             "means, medians and quartiles of columns count rows": estimator.scaling != "none",
         }
     )
+    digits = "the check asks for 1e-7, and products in float32 may differ in their last digit with the number of rows"
+    return weights | ({"check_methods_subset_invariance": digits} if estimator.dtype == "float32" else {})
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -46,6 +46,14 @@ def _is_pandas(X: Any) -> bool:
     return pandas is not None and isinstance(X, pandas.DataFrame)
 
 
+def missing(values: Array) -> Array:
+    """Which of an array of objects are gaps: None, NaN, and those of pandas."""
+    if (pandas := sys.modules.get("pandas")) is not None:
+        return np.asarray(pandas.isna(values))
+    gaps = [value is None or value != value for value in values.ravel()]
+    return np.reshape(gaps, values.shape)
+
+
 def column_names(X: Any) -> list[str]:
     """The names of the columns of a frame; those that are no text become text, and arrays have x0, x1 …
 

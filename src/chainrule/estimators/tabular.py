@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
@@ -24,7 +25,7 @@ from ..plain import from_plain
 from ..table_model import Part, Problem, Settings, TableModel, cost_of, prepare
 from ..tables.columns import Encoder
 from ..tables.targets import Target
-from .frames import column_names, dense, is_frame, table_of
+from .frames import column_names, dense, is_frame, missing, table_of
 from .vocabulary import cost_options
 
 WEIGHTS = "sample_weight"  # the name of their column
@@ -164,15 +165,11 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         X = self._rows(X, reset, least=2 if reset else 1)
         names = column_names(y) if is_frame(y) else [y.name] if isinstance(getattr(y, "name", None), str) else []
         numeric = self._task == "regression"
-        y = check_array(
-            dense(y, "Pass a dense y."),
-            ensure_2d=False,
-            dtype=np.float64 if numeric else None,
-            input_name="y",
-            estimator=self,
-        )
-        if y.dtype == object and (missing := np.equal(y, None)).any():  # type: ignore[call-overload]
-            row = int(np.argwhere(missing)[0][0])
+        checks: dict[str, Any] = {"dtype": np.float64 if numeric else None, "ensure_all_finite": numeric}
+        y = dense(y, "Pass a dense y.") if sparse.issparse(y) else y
+        y = check_array(y, ensure_2d=False, input_name="y", estimator=self, **checks)
+        if y.dtype.kind in "Of" and (gaps := missing(y)).any():
+            row = int(np.argwhere(gaps)[0][0])
             raise DataError(f"y: expected a value in every row, got none in row {row + 1}. Remove such rows.")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=not names)

@@ -70,23 +70,22 @@ def tabular_pair(**settings):
 
 ALL_ROWS = {"valid_fraction": 0.0, "batch_size": 10**6}
 CONFIGURATIONS = [
-    kind(**{"hidden": (8,), "epochs": 20, "dtype": "float64"} | settings)
-    for kind in (TabularClassifier, TabularRegressor)
+    kind(**{"hidden": (8,), "epochs": 20, "batch_size": 64, "dtype": "float64"} | settings)
+    for kind, own in (
+        (TabularClassifier, {"class_weight": "balanced", "label_smoothing": 0.0}),
+        (TabularRegressor, {"loss": "huber(delta=2)", "average_outputs": True}),
+    )
     for settings in (
         {"dtype": "float32"},
-        {"monitor": "cost", "patience": 10, "tolerance": 1e-4},
+        {"monitor": "cost", "patience": 10, "tolerance": 1e-4} | own,
         {"dropout": 0.05, "hidden": (16,), "clip_norm": 5.0, "starts": 2, "valid_fraction": 0.3},
         {"folds": 2},
-        {"scale_layer": False, "ntk": False, "optimizer": "adamw", "learning_rate": 0.03, "activation": "relu"},
+        {"scale_layer": False, "ntk": False, "optimizer": "adamw", "learning_rate": 0.05, "activation": "relu"},
         {**ALL_ROWS, "epochs": 100, "scaling": "none"},
-        {**ALL_ROWS, "epochs": 50, "scaling": "standard", "l2": 1e-4, "hidden": (8, 4), "activation": ("tanh", "mish")},
-        {"optimizer": "nesterov", "ntk": False, "learning_rate": 0.02, "schedule": "cosine", "sampling": "replacement",
-         "batch_size": 32},
+        {**ALL_ROWS, "epochs": 60, "scaling": "standard", "l2": 1e-4, "hidden": (8, 4), "activation": ("tanh", "mish")},
+        {"optimizer": "nesterov", "ntk": False, "learning_rate": 0.02, "schedule": "cosine", "sampling": "replacement"},
     )
-] + [
-    TabularClassifier(hidden=(8,), epochs=20, class_weight="balanced", label_smoothing=0.0, dtype="float64"),
-    TabularRegressor(hidden=(8,), epochs=20, loss="huber(delta=2)", average_outputs=True, dtype="float64"),
-]  # fmt: skip
+]
 
 
 def expected_failures(estimator):
@@ -225,6 +224,12 @@ def test_frames_of_all_libraries_give_the_same_predictions(library):
         np.testing.assert_array_equal(one.network_.theta, other.network_.theta)
         for X in (HOUSES, frame):
             np.testing.assert_array_equal(one.predict(X), other.predict(X))
+
+
+def test_lazy_frames_are_to_be_collected():
+    polars = pytest.importorskip("polars")
+    with pytest.raises(DataError, match=r"Pass X.collect\(\)"):
+        TabularClassifier(**SMALL).fit(polars.LazyFrame({"a": [1, 2]}), [1, 2])
 
 
 def test_what_columns_become():

@@ -182,6 +182,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: not the columns of the training, or too few rows.
         """
+        if hasattr(X, "collect") and not is_frame(X):
+            raise DataError(f"X: expected rows, got {type(X).__name__}, which has none yet. Pass X.collect().")
         try:
             if not is_frame(X):
                 checks: dict[str, Any] = {"dtype": None, "accept_sparse": True, "ensure_all_finite": "allow-nan"}

@@ -31,7 +31,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from chainrule import TabularClassifier, TabularRegressor, cli, ensemble
 from chainrule.errors import DataError, ModelFileError, ParameterError
-from chainrule.table_model import Settings, TableModel
+from chainrule.table_model import Settings, TableModel, prepare
 from chainrule.tables.read import read_table
 from estimator_checks import weights_are_no_repetitions
 
@@ -383,6 +383,25 @@ def test_every_row_is_predicted_by_the_network_that_did_not_learn_from_it():
     assert classifier.out_of_fold_.shape == (200, 2) and regressor.out_of_fold_.shape == (200,)
     assert np.mean(classifier.classes_[classifier.out_of_fold_.argmax(axis=1)] == DEAR) > 0.8
     assert tabular_pair()[0].out_of_fold_ is None and not hasattr(classifier, "decision_function")
+
+
+def test_folds_share_what_they_can():
+    table = pa.Table.from_pandas(HOUSES.assign(y=PRICES), preserve_index=False)
+    settings = Settings(hidden=(4,), folds=3, time_limit=6.0, seed=5)
+    folds = ensemble.prepare_folds(table, ["y"], settings)
+    assert [problem.plan.time_limit for problem in folds.problems] == [2.0] * 3
+    assert (
+        [problem.model.network.seed for problem in folds.problems]
+        == [5, 6, 7]
+        == [problem.plan.seed for problem in folds.problems]
+    )
+    assert len({id(problem.model.encoder) for problem in folds.problems}) == 1
+    assert len(folds.rows.X) == 160 and len(folds.problems[0].test.X) == 40
+    for problem, rows in zip(folds.problems, folds.held_out, strict=True):
+        np.testing.assert_array_equal(problem.valid.X, folds.rows.X[rows])
+        np.testing.assert_array_equal(problem.train.X, np.delete(folds.rows.X, rows, axis=0))
+    with pytest.raises(ParameterError, match="Use ensemble.prepare_folds"):
+        prepare(table, ["y"], settings)
 
 
 def test_an_interrupt_keeps_the_networks_that_have_an_epoch(monkeypatch):

@@ -46,6 +46,13 @@ def _is_pandas(X: Any) -> bool:
     return pandas is not None and isinstance(X, pandas.DataFrame)
 
 
+def familiar(X: Any) -> Any:
+    """A frame as one of pandas or of pyarrow, whose names every version of scikit-learn reads."""
+    import pyarrow as pa
+
+    return X if _is_pandas(X) else pa.table(X)
+
+
 def missing(values: Array) -> Array:
     """Which of an array of objects are gaps: None, NaN, and those of pandas."""
     if (pandas := sys.modules.get("pandas")) is not None:
@@ -62,8 +69,8 @@ def column_names(X: Any) -> list[str]:
     """
     if not is_frame(X):
         return [f"x{j}" for j in range(X.shape[1])]
-    columns = X.columns if _is_pandas(X) or not hasattr(X, "column_names") else X.column_names
-    names = [str(name) for name in columns]
+    X = familiar(X)
+    names = [str(name) for name in (X.columns if _is_pandas(X) else X.column_names)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"X: expected different column names, got {twice[0]!r} more than once. Rename one of them.")
@@ -79,7 +86,7 @@ def table_of(X: Any, names: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     if is_frame(X) and not _is_pandas(X):
-        columns = [_plain(column) for column in pa.table(X).columns]
+        columns = [_plain(column) for column in familiar(X).columns]
     else:
         parts = (X.iloc[:, j] for j in range(X.shape[1])) if _is_pandas(X) else np.asarray(X).T
         columns = [_column(values, name) for values, name in zip(parts, names, strict=True)]

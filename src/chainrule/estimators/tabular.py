@@ -25,7 +25,7 @@ from ..plain import from_plain
 from ..table_model import Part, Problem, Settings, TableModel, cost_of, prepare
 from ..tables.columns import Encoder
 from ..tables.targets import Target
-from .frames import column_names, dense, is_frame, missing, table_of
+from .frames import column_names, dense, familiar, is_frame, missing, table_of
 from .vocabulary import cost_options
 
 WEIGHTS = "sample_weight"  # the name of their column
@@ -189,7 +189,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
                 checks: dict[str, Any] = {"dtype": None, "accept_sparse": True, "ensure_all_finite": "allow-nan"}
                 X = validate_data(self, X, reset=reset, ensure_min_samples=least, **checks)
                 return dense(X, "Leave out columns.")
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            X = validate_data(self, familiar(X), reset=reset, skip_check_array=True)
         except ValueError as error:
             if reset or not hasattr(self, "feature_names_in_"):
                 raise

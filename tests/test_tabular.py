@@ -400,7 +400,7 @@ def test_folds_share_what_they_can():
     for problem, rows in zip(folds.problems, folds.held_out, strict=True):
         np.testing.assert_array_equal(problem.valid.X, folds.rows.X[rows])
         np.testing.assert_array_equal(problem.train.X, np.delete(folds.rows.X, rows, axis=0))
-    with pytest.raises(ParameterError, match="Use ensemble.prepare_folds"):
+    with pytest.raises(ParameterError, match="prepare_folds"):
         prepare(table, ["y"], settings)
 
 

@@ -110,7 +110,7 @@ class TabularClassifier(ClassifierMixin, Tabular):  # type: ignore[misc]
 
     def _has_logits(self) -> bool:
         """Whether there is one network; the mean of several has probabilities and no logits."""
-        return not isinstance(getattr(self, "model_", None), Ensemble) and self.folds is None
+        return not isinstance(self.model_, Ensemble) if "model_" in vars(self) else self.folds is None
 
     def _decision_function(self, X: Any) -> Array:
         """The logits of the network: (N,) of two classes, else (N, K); not with `folds`."""

@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import chainrule as cr
 from chainrule import MLPClassifier, MLPRegressor
 from chainrule.errors import DataError, ParameterError
+from estimator_checks import weights_are_no_repetitions
 
 THEIRS = {MLPClassifier: neural_network.MLPClassifier, MLPRegressor: neural_network.MLPRegressor}
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -103,15 +104,14 @@ CONFIGURATIONS = [
 
 def expected_failures(estimator):
     """Where a weight is not the same as a repetition, and why."""
-    reasons = {
-        "the validation rows are drawn by their number": estimator.early_stopping,
-        "dropout masks are drawn by the row's number": bool(estimator.dropout),
-        "the learning rate falls with the number of rows": estimator.learning_rate == "invscaling",
-        "mini-batches are drawn by the row's number": estimator.batch_size != "auto",
-    }
-    reason = "; ".join(reason for reason, holds in reasons.items() if holds)
-    checks = ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data")
-    return dict.fromkeys(checks, reason) if reason else {}
+    return weights_are_no_repetitions(
+        {
+            "the validation rows are drawn by their number": estimator.early_stopping,
+            "dropout masks are drawn by the row's number": bool(estimator.dropout),
+            "the learning rate falls with the number of rows": estimator.learning_rate == "invscaling",
+            "mini-batches are drawn by the row's number": estimator.batch_size != "auto",
+        }
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainrule.errors import DataError, ParameterError, ShapeError
-from chainrule.tables.split import split_rows
+from chainrule.tables.split import fold_rows, split_rows
 
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.2, 0.45])
 
@@ -77,3 +77,27 @@ def test_labels_and_seed() -> None:
         split_rows(10, 0, 0.1, 0.1, np.zeros(9, dtype=int))
     with pytest.raises(ParameterError, match="seed"):
         split_rows(10, -1, 0.1, 0.1)
+
+
+@given(st.integers(2, 12), st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 1000))
+def test_folds_are_a_partition_with_equal_shares_of_each_class(folds: int, counts: list[int], seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(labels)
+    if n < folds:
+        with pytest.raises(DataError, match=f"at least {folds} rows"):
+            fold_rows(n, seed, folds, labels)
+        return
+    for given_labels in (labels, None):
+        parts = fold_rows(n, seed, folds, given_labels)
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
+        assert len(parts) == folds and all((np.diff(part) > 0).all() for part in parts)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    each = np.array([np.bincount(labels[part], minlength=len(counts)) for part in fold_rows(n, seed, folds, labels)])
+    assert (each.max(axis=0) - each.min(axis=0) <= 1).all()
+
+
+def test_folds_that_are_none() -> None:
+    for folds, error in ((1, "at least 2"), (0, "whole number"), (2.5, "whole number")):
+        with pytest.raises(ParameterError, match=error):
+            fold_rows(10, 0, folds)  # type: ignore[arg-type]
+    assert any((a != b).any() for a, b in zip(fold_rows(20, 0, 2), fold_rows(20, 1, 2), strict=True))

@@ -44,6 +44,8 @@ __version__ = "0.1.0"
 if _TYPE_CHECKING:
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
+    from .estimators import TabularClassifier as TabularClassifier
+    from .estimators import TabularRegressor as TabularRegressor
     from .inspection.verify import Check as Check
     from .inspection.verify import Report as Report
     from .inspection.verify import verify_pair as verify_pair
@@ -55,8 +57,9 @@ def __getattr__(name: str) -> _Any:
         from .inspection import verify
 
         return getattr(verify, name)
-    if name in ("MLPClassifier", "MLPRegressor"):
-        _require("sklearn", "table", name)
+    if name in ("MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"):
+        for package in ("sklearn", "pyarrow")[: 2 if name.startswith("Tabular") else 1]:
+            _require(package, "table", name)
         from . import estimators
 
         return getattr(estimators, name)

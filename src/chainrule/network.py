@@ -349,6 +349,10 @@ class Network:
         z = self._forward("decide", X).logits
         return z.argmax(axis=1) if g.same(softmax) else (z >= 0).astype(np.int64)
 
+    def logits(self, X: npt.ArrayLike) -> Array:
+        """z (N, n_L) of the last layer, before its activation; errors are those of `predict`."""
+        return self._forward("logits", X).logits
+
     def _data(self, where: str, cost: Cost, X: Any, y: Any, s: Any) -> Data:
         X = check_matrix(where, "X", X, self.architecture.inputs, self.dtype)
         y = cost.targets(where, y, self.architecture.outputs, self.dtype)

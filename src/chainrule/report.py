@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array
+from .ensemble import Ensemble
 from .errors import require
 from .table_model import Part, Problem, TableModel
 from .tables.targets import Target
@@ -57,7 +58,7 @@ def _binary(m: Any, p: Array, decisions: Array, truth: Array, s: Array) -> Metri
     return result
 
 
-def evaluate(model: TableModel, part: Part) -> Metrics:
+def evaluate(model: TableModel | Ensemble, part: Part) -> Metrics:
     """The metrics of a model on rows with their targets (`TableModel.part`)."""
     return score(model.target, model.outputs(part.X), model.decisions(part.X), part.truth, part.s)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import files
 from .arrays import Array, check_count, check_weights
-from .core.cost import Penalty, make_cost
+from .core.cost import Cost, Penalty, make_cost
 from .core.layers import Dense, Dropout, Layer, Scale
 from .disk import replacing
 from .errors import DataError, ModelFileError, ParameterError, unknown_name
@@ -81,6 +81,7 @@ class Settings:
     seed: int = 0
     valid_fraction: float = 0.15
     test_fraction: float = 0.2
+    folds: int | None = None  # so many networks, each with another part of the rows held out for validation
     scaling: Scaling = "robust"
     max_levels: int = MAX_LEVELS
     dtype: str = "float32"
@@ -107,6 +108,7 @@ class TableModel:
         loss: the loss that it was trained with, by name.
         weight: the column of sample weights, if there was one.
         settings: how it was trained.
+        features: the columns that training could choose from, in their order; the encoder has those of any use.
     """
 
     network: Network
@@ -115,6 +117,7 @@ class TableModel:
     loss: str
     weight: str | None
     settings: Settings
+    features: tuple[str, ...]
 
     @property
     def text_names(self) -> tuple[str, ...]:
@@ -152,17 +155,20 @@ class TableModel:
 
     def to_bytes(self) -> bytes:
         """The content of the model's file."""
-        network = self.network
-        document = {
-            "network": files.describe_architecture(network.architecture),
-            "seed": network.seed,
+        return files.model_bytes("table", {"theta": self.network.theta}, self.document())
+
+    def document(self) -> dict[str, Any]:
+        """Everything but θ, as JSON values."""
+        return {
+            "network": files.describe_architecture(self.network.architecture),
+            "seed": self.network.seed,
             "encoder": self.encoder.to_json(),
             "target": self.target.to_json(),
             "loss": self.loss,
             "weight": self.weight,
             "settings": dataclasses.asdict(self.settings),
+            "features": list(self.features),
         }
-        return files.model_bytes("table", {"theta": network.theta}, document)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, as a whole or not at all.
@@ -178,15 +184,22 @@ class TableModel:
         """Read a model that `save` wrote.
 
         Raises:
-            ModelFileError: missing, damaged, or not a table model.
+            ModelFileError: missing, damaged, not a table model, or an ensemble of several.
         """
         arrays, document = files.read_model(path, "table")
-        return files.strictly(path, lambda: _rebuild(arrays, document))
+        return files.strictly(path, lambda: rebuild(arrays["theta"], document))
 
 
-def _rebuild(arrays: dict[str, Array], document: dict[str, Any]) -> TableModel:
+def rebuild(theta: Array, document: dict[str, Any]) -> TableModel:
+    """A model from its θ (P,) and what `TableModel.document` described.
+
+    Raises:
+        ModelFileError, ChainRuleError, KeyError, TypeError: something is missing or does not fit.
+    """
+    if theta.ndim == 2:
+        raise ModelFileError(f"expected one network, got an ensemble of {len(theta)}. Read it with ensemble.load.")
     encoder, target = Encoder.from_json(document["encoder"]), Target.from_json(document["target"])
-    network = Network.rebuild(document, arrays["theta"])
+    network = Network.rebuild(document, theta)
     sizes = (network.architecture.inputs, network.architecture.outputs)
     if sizes != (len(encoder.feature_names), target.units):
         raise ModelFileError(
@@ -194,7 +207,11 @@ def _rebuild(arrays: dict[str, Array], document: dict[str, Any]) -> TableModel:
         )
     settings: Settings = from_plain(Settings, document["settings"], "settings")
     weight: str | None = from_plain(str | None, document["weight"], "weight")
-    return TableModel(network, encoder, target, find_loss("model file", document["loss"]).spec, weight, settings)
+    features: tuple[str, ...] = from_plain(tuple[str, ...], document["features"], "features")
+    if not {column.name for column in encoder.columns} <= set(features):
+        raise ModelFileError("features: expected all columns of the encoder.")
+    loss = find_loss("model file", document["loss"]).spec
+    return TableModel(network, encoder, target, loss, weight, settings, features)
 
 
 def weights_of(table: pa.Table, column: str | None, what: str = "the table") -> Array:
@@ -235,7 +252,7 @@ def output_of(target: Target, loss: str | None) -> tuple[str, Loss]:
     if found.targets not in ("real", "nonnegative", "positive") or found.name.endswith("_log"):
         raise ParameterError(
             f"train, loss: expected a loss of numbers for a regression, got {found}. "
-            "Use squared, absolute, huber, log_cosh, quantile, poisson or gamma, or pass --task classification."
+            "Use squared, absolute, huber, log_cosh, quantile, poisson or gamma, or ask for classes (--task classification)."
         )
     return ("exp" if found.prediction[0] == 0 else "identity"), found
 
@@ -322,6 +339,40 @@ def prepare(
     Raises:
         DataError, ParameterError: the table or the settings cannot be used.
     """
+    if settings.folds is not None:
+        raise ParameterError(f"prepare: expected no folds, got {settings.folds}. Use ensemble.prepare_folds.")
+    features, whole = check_table(table, targets, settings, ignore, categories, weight)
+    fractions = (
+        0.0 if valid is not None else settings.valid_fraction,
+        0.0 if test is not None else settings.test_fraction,
+    )
+    rows = split_rows(table.num_rows, settings.seed, *fractions, class_numbers(whole, table))
+    parts = [table.take(part) if len(part) else None for part in rows]
+    training = parts[0]
+    assert training is not None
+    model, notes = learn(training, features, whole, settings, categories, weight)
+    held_out = [given if given is not None else part for given, part in zip((valid, test), parts[1:], strict=True)]
+    train, valid_part, test_part = (
+        None if part is None else model.part(part, f"the {name} rows")
+        for name, part in zip(("training", "validation", "test"), (training, *held_out), strict=True)
+    )
+    assert train is not None
+    return pose(model, train, valid_part, test_part, notes)
+
+
+def check_table(
+    table: pa.Table,
+    targets: Sequence[str],
+    settings: Settings,
+    ignore: Sequence[str],
+    categories: Sequence[str],
+    weight: str | None,
+) -> tuple[list[str], Target]:
+    """The feature columns and the task, checked on the whole table, so that rows in messages are those of the file.
+
+    Raises:
+        DataError, ParameterError: as `prepare`.
+    """
     for name in ignore:
         if name not in table.column_names:
             raise unknown_name("Ignored column", name, table.column_names)
@@ -334,26 +385,37 @@ def prepare(
         if isinstance(value, float) and not np.isfinite(value):
             raise ParameterError(f"train: expected a finite {field.name}, got {value!r}.")
     check_count("train", "starts", settings.starts)
-
-    # Checked on the whole table, so that rows in messages are those of the file; learned from the training rows.
     whole = infer_target(table, targets, settings.task)
     fit_encoder(table, features, settings.scaling, settings.max_levels, categories)
     weights_of(table, weight)
-    fractions = (
-        0.0 if valid is not None else settings.valid_fraction,
-        0.0 if test is not None else settings.test_fraction,
-    )
-    labels = whole.truth(table) if whole.task in ("binary", "multiclass") else None
-    rows = split_rows(table.num_rows, settings.seed, *fractions, labels)
-    parts = [table.take(part) if len(part) else None for part in rows]
-    training = parts[0]
-    assert training is not None
+    if whole.task == "regression":
+        _check_signs(whole, output_of(whole, settings.loss)[1], whole.truth(table))
+    return features, whole
 
+
+def class_numbers(target: Target, table: pa.Table) -> Array | None:
+    """The class of every row (N,), by which splits keep shares; None without a single class for each row."""
+    return target.truth(table) if target.task in ("binary", "multiclass") else None
+
+
+def learn(
+    training: pa.Table,
+    features: Sequence[str],
+    whole: Target,
+    settings: Settings,
+    categories: Sequence[str],
+    weight: str | None,
+) -> tuple[TableModel, tuple[str, ...]]:
+    """The preprocessing that training rows ask for, with a network that is not trained yet; and notes.
+
+    Raises:
+        DataError, ParameterError: as `prepare`.
+    """
     target = whole
     if whole.task == "regression":
         _, loss = output_of(whole, settings.loss)
-        _check_signs(whole, loss, whole.truth(table))
-        target = infer_target(training, targets, "regression", standardise=loss.prediction[0] != 0)
+        free = loss.prediction[0] != 0
+        target = infer_target(training, whole.names, "regression", free, weights_of(training, weight))
     output, loss = output_of(target, settings.loss)
     empty = [name for name in features if training.column(name).null_count == len(training)]
     encoder, notes = fit_encoder(
@@ -363,17 +425,16 @@ def prepare(
     network = Network(
         len(encoder.feature_names), layers_of(settings, target, output), seed=settings.seed, dtype=settings.dtype
     )
-    model = TableModel(network, encoder, target, loss.spec, weight, settings)
-    held_out = [given if given is not None else part for given, part in zip((valid, test), parts[1:], strict=True)]
-    train, valid_part, test_part = (
-        None if part is None else model.part(part, f"the {name} rows")
-        for name, part in zip(("training", "validation", "test"), (training, *held_out), strict=True)
-    )
-    assert train is not None
-    plan = plan_of(settings, target, loss, network, len(train.X), valid_part is not None)
+    return TableModel(network, encoder, target, loss.spec, weight, settings, tuple(features)), notes
+
+
+def pose(model: TableModel, train: Part, valid: Part | None, test: Part | None, notes: tuple[str, ...]) -> Problem:
+    """The problem of training a model's network on these rows."""
+    settings = model.settings
+    plan = plan_of(model, len(train.X), valid is not None)
     if not plan.cost.aggregate.additive and len(train.X) > settings.batch_size:
         notes += (f"The aggregator {plan.cost.aggregate} acts on each batch of {settings.batch_size} rows as it is.",)
-    return Problem(model, train, valid_part, test_part, plan, notes)
+    return Problem(model, train, valid, test, plan, notes)
 
 
 def _check_signs(target: Target, loss: Loss, truth: Array) -> None:
@@ -388,26 +449,36 @@ def _check_signs(target: Target, loss: Loss, truth: Array) -> None:
         )
 
 
-def plan_of(settings: Settings, target: Target, loss: Loss, network: Network, rows: int, validated: bool) -> Plan:
-    """The plan that the settings mean for a task and so many rows.
+def cost_of(model: TableModel) -> Cost:
+    """The cost that a model's settings mean.
 
     Raises:
         ParameterError: an unknown name, or a setting outside its range.
     """
-    cross_entropy = loss.targets in ("probability", "one_hot")
+    settings, loss = model.settings, find_loss("train, loss", model.loss)
     smoothing = settings.label_smoothing
     if smoothing is None:
-        smoothing = 0.1 if cross_entropy else 0.0
-    monitor = settings.monitor or ("error_rate" if cross_entropy else "cost" if target.task != "regression" else "rmse")
-    cost = make_cost(
+        smoothing = 0.1 if loss.targets in ("probability", "one_hot") else 0.0
+    return make_cost(
         "train",
-        network.architecture.output_activation,
+        model.network.architecture.output_activation,
         loss=loss,
         aggregate=settings.aggregate,
         penalty=Penalty(settings.l1, settings.l2),
         label_smoothing=smoothing,
         average_outputs=settings.average_outputs,
     )
+
+
+def plan_of(model: TableModel, rows: int, validated: bool) -> Plan:
+    """The plan that a model's settings mean for so many training rows.
+
+    Raises:
+        ParameterError: an unknown name, or a setting outside its range.
+    """
+    settings, target, cost = model.settings, model.target, cost_of(model)
+    cross_entropy = cost.loss.targets in ("probability", "one_hot")
+    monitor = settings.monitor or ("error_rate" if cross_entropy else "cost" if target.task != "regression" else "rmse")
     return Plan(
         cost=cost,
         optimizer=optimizer_of(settings, target),

@@ -16,10 +16,11 @@ from rich.markup import escape
 
 from .. import __version__
 from ..disk import replace_all, replacing
+from ..ensemble import Ensemble, Folds, fit_each, load, member_of, prepare_folds
 from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
 from ..network import Run
 from ..plain import json_text
-from ..table_model import Settings, TableModel, fit, prepare
+from ..table_model import Problem, Settings, TableModel, fit, prepare
 from . import display
 from .display import console
 from .settings_file import read_settings, settings_text
@@ -104,6 +105,13 @@ def train(
     test_fraction: Annotated[
         float, typer.Option(help="Share of rows for the test.", rich_help_panel=Data)
     ] = DEFAULT.test_fraction,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="So many networks, each validated on another part of the rows; predictions are averaged.",
+            rich_help_panel=Data,
+        ),
+    ] = None,
     weight: Annotated[str | None, typer.Option(help="Column of sample weights.", rich_help_panel=Data)] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Column to leave out; repeat it, or use commas.", rich_help_panel=Data)
@@ -252,7 +260,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a network on a table, and write the model with its metrics."""
-    from ..report import baselines, evaluate
     from ..tables.read import bundled_target, read_table
 
     given = locals()
@@ -270,47 +277,43 @@ def train(
     if not targets:
         raise ParameterError(f"train: expected --target COLUMN for {source}, got none. Name the column to predict.")
     texts = [*categories, *(field.name for field in table.schema if str(field.type).endswith("string"))]
-    problem = prepare(
-        table,
-        targets,
-        settings,
-        valid=None if valid is None else read_table(valid, texts),
-        test=None if test is None else read_table(test, texts),
-        ignore=_several(ignore, known),
-        categories=_several(category, known),
-        weight=weight,
-    )
-    del table
+    given_rows: dict[str, Any] = {
+        "test": None if test is None else read_table(test, texts),
+        "ignore": _several(ignore, known),
+        "categories": _several(category, known),
+        "weight": weight,
+    }
+    in_folds: Folds | None = None
+    if folds is None:
+        validation = None if valid is None else read_table(valid, texts)
+        problems: tuple[Problem, ...] = (prepare(table, targets, settings, valid=validation, **given_rows),)
+    elif valid is None:
+        in_folds = prepare_folds(table, targets, settings, **given_rows)
+        problems = in_folds.problems
+    else:
+        raise ParameterError("train: expected either --valid or --folds, which hold rows out themselves, got both.")
+    del table, given_rows
     folder, made = _claim(out, source, overwrite)
     try:
         if not as_json:
-            display.before(problem, source)
+            display.before(problems, source)
         training = time.perf_counter()
-        with display.progress(problem, as_json) as (on_epoch, on_progress):
-            run = fit(problem, on_epoch, on_progress)
+
+        def train_one(number: int, problem: Problem) -> Run:
+            fold = {} if in_folds is None else {"fold": number + 1}
+            with display.progress(problem, as_json, fold) as (on_epoch, on_progress):
+                return fit(problem, on_epoch, on_progress)
+
+        runs = fit_each(problems, train_one)
         training_seconds = time.perf_counter() - training
-        if run.reason == "interrupted" and not run.history:
-            raise KeyboardInterrupt
-        notes = list(problem.notes)
-        result: dict[str, Any] = {"test": None, "validation": None, "baselines": None}
-        try:
-            for name, part in (("test", problem.test), ("validation", problem.valid)):
-                result[name] = None if part is None else evaluate(problem.model, part)
-            result["baselines"] = None if problem.test is None else baselines(problem, problem.test)
-        except KeyboardInterrupt:
-            notes.append("Interrupted while the metrics were computed; the model was kept.")
+        model = problems[0].model if in_folds is None else in_folds.ensemble(len(runs))
+        result = _measure(model, problems[0], in_folds, len(runs))
+        result |= {"rows": display.row_counts(problems[0]), "parameters": problems[0].model.network.P}
+        result |= _ending(runs[0]) if in_folds is None else {"folds": [_ending(run) for run in runs]}
         result |= {
-            "rows": display.row_counts(problem),
-            "parameters": problem.model.network.P,
-            "epochs": len(run.history),
-            "best_epoch": run.best_epoch,
-            "ended_by": run.reason,
-            "engine": run.engine,
-            "starts": run.starts,
             "training_seconds": round(training_seconds, 3),
             "seconds": round(time.perf_counter() - began, 3),
             "source": source,
-            "notes": notes,
             "chainrule": __version__,
         }
         used = settings_text(
@@ -318,15 +321,15 @@ def train(
             {"target": targets, "valid": valid, "test": test, "weight": weight, "ignore": _several(ignore, known)}
             | {"category": _several(category, known)},
         )
-        _write(folder, problem.model, run, result, used)
+        _write(folder, model, runs, result, used)
     except BaseException:
         _release(made)
         raise
     if as_json:
         display.print_json({"result": result, "out": str(folder)})
     else:
-        display.after(run, result, folder)
-    if run.reason == "interrupted":
+        display.after(runs, result, folder)
+    if runs[-1].reason == "interrupted":
         raise typer.Exit(130)
 
 
@@ -357,7 +360,7 @@ def predict(
             )
     if format not in formats.values():
         raise unknown_name("predict, format", format, ["csv", "parquet", "jsonl"])
-    loaded = TableModel.load(_model_file(model))
+    loaded = load(_model_file(model))
     table = pa.table(loaded.predict(read_table(source, loaded.text_names)))
     write_table(table, sys.stdout.buffer if out is None else out, format)  # type: ignore[arg-type]
     if out is not None:
@@ -375,7 +378,7 @@ def evaluate(
     from ..report import evaluate as metrics_of
     from ..tables.read import read_table
 
-    loaded = TableModel.load(_model_file(model))
+    loaded = load(_model_file(model))
     part = loaded.part(read_table(source, loaded.text_names))
     metrics = metrics_of(loaded, part)
     if as_json:
@@ -390,6 +393,7 @@ def explain(
     model: Model,
     source: Source,
     row: Annotated[int, typer.Option(help="Which row, counted from 1.")] = 1,
+    fold: Annotated[int, typer.Option(help="Which network of a model trained on folds, counted from 1.")] = 1,
     what: Annotated[
         str | None, typer.Option(help="output, cost, W, b or x (default: cost with a target, else output).")
     ] = None,
@@ -406,7 +410,7 @@ def explain(
 
     if format not in ("text", "latex", "html"):
         raise unknown_name("explain, format", format, ["text", "latex", "html"])
-    loaded = TableModel.load(_model_file(model))
+    loaded = _network_of(model, fold)
     table = read_table(source, loaded.text_names)
     if not 1 <= row <= table.num_rows:
         raise ParameterError(f"explain: expected a row from 1 to {table.num_rows}, got {row}.")
@@ -446,6 +450,7 @@ def verify(
     model: Model,
     source: Source,
     rows: Annotated[int, typer.Option(help="How many rows to check on, from the first.")] = 64,
+    fold: Annotated[int, typer.Option(help="Which network of a model trained on folds, counted from 1.")] = 1,
 ) -> None:
     """Check every formula of a model on its data against independent witnesses; exit status 1 if one is wrong."""
     from ..table_model import verify as check
@@ -453,7 +458,7 @@ def verify(
 
     if rows < 1:
         raise ParameterError(f"verify: expected rows of at least 1, got {rows}.")
-    loaded = TableModel.load(_model_file(model))
+    loaded = _network_of(model, fold)
     report = check(loaded, read_table(source, loaded.text_names).slice(0, rows))
     print(report)
     if not report.ok:
@@ -557,6 +562,15 @@ def _model_file(model: Path) -> Path:
     return model / MODEL_FILE if model.is_dir() else model
 
 
+def _network_of(model: Path, fold: int) -> TableModel:
+    """The model in a file, or that of one fold, counted from 1."""
+    loaded = load(_model_file(model))
+    folds = len(loaded.members) if isinstance(loaded, Ensemble) else 1
+    if not 1 <= fold <= folds:
+        raise ParameterError(f"{model}: expected a fold from 1 to {folds}, got {fold}.")
+    return member_of(loaded, fold - 1)
+
+
 def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[Path]]:
     """The output folder, made and proven writable before any training, and the folders that were made for it.
 
@@ -594,20 +608,56 @@ def _release(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _write(folder: Path, model: TableModel, run: Run, result: dict[str, Any], settings: str) -> None:
+def _measure(model: TableModel | Ensemble, problem: Problem, folds: Folds | None, trained: int) -> dict[str, Any]:
+    """Metrics on the test rows and on those for validation, of the baselines too; with what there is to note."""
+    from ..report import baselines, evaluate, score
+
+    notes = list(problem.notes)
+    result: dict[str, Any] = {"test": None, "validation": None, "baselines": None, "notes": notes}
+    try:
+        if problem.test is not None:
+            result["test"] = evaluate(model, problem.test)
+        if folds is not None:
+            rows, y_hat = folds.out_of_fold(trained)
+            truth, s = folds.rows.truth[rows], folds.rows.s[rows]
+            decisions = None if model.target.task == "regression" else model.target.decisions(y_hat)
+            result["validation"] = score(model.target, y_hat, decisions, truth, s)
+        elif problem.valid is not None:
+            result["validation"] = evaluate(model, problem.valid)
+        if problem.test is not None:
+            result["baselines"] = baselines(problem, problem.test)
+    except KeyboardInterrupt:
+        notes.append("Interrupted while the metrics were computed; the model was kept.")
+    return result
+
+
+def _ending(run: Run) -> dict[str, Any]:
+    return {
+        "epochs": len(run.history),
+        "best_epoch": run.best_epoch,
+        "ended_by": run.reason,
+        "engine": run.engine,
+        "starts": run.starts,
+    }
+
+
+def _write(
+    folder: Path, model: TableModel | Ensemble, runs: Sequence[Run], result: dict[str, Any], settings: str
+) -> None:
     """Write the five files, all or none."""
     from .. import plots
 
+    several = isinstance(model, Ensemble)
+    rows = [({"fold": fold} if several else {}) | row for fold, run in enumerate(runs, 1) for row in run.history]
     content = {
         "metrics.json": (json_text(result, indent=2) + "\n").encode(),
-        "history.jsonl": "".join(json_text(row) + "\n" for row in run.history).encode(),
+        "history.jsonl": "".join(json_text(row) + "\n" for row in rows).encode(),
         "settings.toml": settings.encode(),
         MODEL_FILE: model.to_bytes(),
     }
+    title = f"Learning curve, {Path(result['source']).name}" + (f", fold 1 of {len(runs)}" if several else "")
     try:
-        content["learning_curve.png"] = plots.png(
-            plots.learning_curve(run, f"Learning curve, {Path(result['source']).name}")
-        )
+        content["learning_curve.png"] = plots.png(plots.learning_curve(runs[0], title))
     except MissingExtraError as error:  # matplotlib is an extra: without it there is a model, but no picture
         display.status.print(f"No picture: {error}", markup=False)
     replace_all({folder / name: data for name, data in content.items()})

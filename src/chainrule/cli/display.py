@@ -29,8 +29,9 @@ def row_counts(problem: Problem) -> dict[str, int]:
     return {name: 0 if part is None else len(part.X) for name, part in parts.items()}
 
 
-def before(problem: Problem, source: str) -> None:
-    """The data, the task and the network, before training."""
+def before(problems: Sequence[Problem], source: str) -> None:
+    """The data, the task and the networks, before training."""
+    problem = problems[0]
     model = problem.model
     target, counts = model.target, row_counts(problem)
     what = f"{target.task} of {', '.join(target.names)}"
@@ -42,6 +43,8 @@ def before(problem: Problem, source: str) -> None:
     columns, features = len(model.encoder.columns), len(model.encoder.feature_names)
     plural = "s" if columns > 1 else ""
     console.print(f"{rows} rows; {columns} column{plural} as {features} features; loss {model.loss}")
+    if model.settings.folds is not None:
+        console.print(f"{len(problems)} folds: each is held out from one network, whose validation rows it is")
     for note in problem.notes:
         console.print(f"[yellow]Note: {escape(note)}[/]")
     console.print(_network(model.network))
@@ -58,16 +61,21 @@ def _network(network: Network) -> Table:
 
 
 @contextlib.contextmanager
-def progress(problem: Problem, as_json: bool) -> Iterator[tuple[OnEpoch | None, OnProgress | None]]:
-    """Callbacks for the training: a bar on a terminal, JSON lines on request, else nothing."""
+def progress(
+    problem: Problem, as_json: bool, fold: Mapping[str, int] = {}
+) -> Iterator[tuple[OnEpoch | None, OnProgress | None]]:
+    """Callbacks for the training: a bar on a terminal, JSON lines on request, else nothing.
+
+    `fold` is {"fold": k} in the training of fold k.
+    """
     if as_json:
-        yield print_json, None
+        yield lambda row: print_json({**fold, **row}), None
         return
     if not status.is_terminal or not sys.stdout.isatty():
         yield None, None
         return
     bar = Progress(
-        TextColumn("epoch {task.fields[epoch]}/{task.total:.0f}"),
+        TextColumn("".join(f"fold {k}, " for k in fold.values()) + "epoch {task.fields[epoch]}/{task.total:.0f}"),
         BarColumn(bar_width=24),
         TextColumn("cost {task.fields[train]} train, {task.fields[valid]} valid"),
         TextColumn("{task.fields[speed]} rows/s"),
@@ -122,22 +130,31 @@ def print_json(value: Mapping[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def after(run: Run, result: Mapping[str, Any], folder: Path) -> None:
+def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path) -> None:
     """The metrics beside the baselines, the time, and where the files are."""
+    in_folds, seconds = "folds" in result, f"{result['training_seconds']:.1f} s"
+    if in_folds and result["validation"] is not None:
+        metrics({"network": result["validation"]}, "Each row by the network that did not learn from it")
     if result["test"] is not None:
         metrics({"network": result["test"], **(result["baselines"] or {})}, f"Test, {result['rows']['test']:,} rows")
-    elif result["validation"] is not None:
+    elif result["validation"] is not None and not in_folds:
         metrics({"network": result["validation"]}, f"Validation, {result['rows']['validation']:,} rows (no test rows)")
-    if run.reason == "interrupted":
-        kept = f"epoch {run.best_epoch}, the best so far" if run.best_epoch else f"epoch {len(run.history)}, the last"
-        console.print(f"[yellow]Interrupted: {kept}, was kept.[/]")
-    best = f", best epoch {run.best_epoch}" if run.best_epoch else ""
-    ended = ENDINGS.get(run.reason, run.reason)
-    console.print(
-        f"{len(run.history)} epochs in {result['training_seconds']:.1f} s ({ended}{best}); {result['seconds']:.1f} s in all"
-    )
-    if len(run.starts) > 1:
-        console.print(f"{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
+    for fold, run in enumerate(runs, 1):
+        which = f"Fold {fold}: " if in_folds else ""
+        if run.reason == "interrupted":
+            kept = (
+                f"epoch {run.best_epoch}, the best so far" if run.best_epoch else f"epoch {len(run.history)}, the last"
+            )
+            console.print(f"[yellow]{which}Interrupted: {kept}, was kept.[/]")
+        best = f", best epoch {run.best_epoch}" if run.best_epoch else ""
+        ended = ENDINGS.get(run.reason, run.reason)
+        took = "" if in_folds else f" in {seconds}"
+        rest = "" if in_folds else f"; {result['seconds']:.1f} s in all"
+        console.print(f"{which}{len(run.history)} epochs{took} ({ended}{best}){rest}")
+        if len(run.starts) > 1:
+            console.print(f"{which}{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
+    if in_folds:
+        console.print(f"{len(runs)} networks in {seconds}; {result['seconds']:.1f} s in all")
     console.print(f"Model, settings, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
 
 

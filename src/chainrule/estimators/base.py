@@ -34,6 +34,7 @@ from ..training.loop import Data, OnEpoch, Plan, Row
 from ..training.metrics import Metric
 from ..training.optimizers import Continued
 from . import exchange
+from .frames import dense
 from .vocabulary import (
     FALL,
     LEAST_RATE,
@@ -51,7 +52,6 @@ from .vocabulary import (
     started,
 )
 
-SPARSE_LIMIT = 4 * 2**30  # bytes of a sparse X when made dense
 SPARSE = ("csr", "csc")
 
 
@@ -614,17 +614,5 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
 
 def _dense(X: Any) -> Array:
-    """X as a dense array.
-
-    Raises:
-        ParameterError: a sparse one that would take more than 4 GiB.
-    """
-    if not sparse.issparse(X):
-        return np.asarray(X)
-    size = X.shape[0] * X.shape[1] * X.dtype.itemsize
-    if size > SPARSE_LIMIT:
-        raise ParameterError(
-            f"expected a sparse X of at most {SPARSE_LIMIT / 2**30:g} GiB when made dense, got {size / 2**30:.1f}. "
-            "Pass parts of its rows to partial_fit."
-        )
-    return np.asarray(X.toarray())
+    """X as a dense array, if it is not too large for one."""
+    return dense(X, "Pass parts of its rows to partial_fit.")

@@ -57,7 +57,7 @@ def kind_of(column: pa.ChunkedArray, name: str) -> Kind:
         return "category"
     raise DataError(
         f"Column {name!r}: expected numbers, text, dates or true/false, got values of the type {kind}. "
-        f"Convert it, or leave it out with --ignore {shlex.quote(name)}."
+        f"Convert it, or leave it out (--ignore {shlex.quote(name)})."
     )
 
 
@@ -211,7 +211,7 @@ class NumberColumn:
 class CategoryColumn:
     """One feature per level, 1 where the row has it; gaps and unknown levels are zeros.
 
-    `signed`: two levels and no gaps in training; then one feature, +1 for the first and −1 for the second.
+    `signed`: two levels in training; then one feature, +1 for the first and −1 for the second.
     """
 
     name: str
@@ -457,19 +457,19 @@ def _fit_category(
     if not rows:
         raise _only_gaps(name)
     if not forced:
-        mostly_numbers(text, name, f"Correct it, or pass --category {shlex.quote(name)}.")
+        mostly_numbers(text, name, f"Correct it, or take it as a category (--category {shlex.quote(name)}).")
     distinct, frequency = pc.value_counts(text.drop_null()).flatten()
     if len(distinct) == 1 and rows == len(text):
         return None, _constant(name)
     if not forced and rows >= IDENTIFIER_ROWS and 2 * len(distinct) > rows:
         return None, (
             f"Column {name!r} is left out: {len(distinct)} different texts in {rows} rows look like an identifier "
-            f"or free text (--category {shlex.quote(name)} keeps it)."
+            f"or free text; taken as a category (--category {shlex.quote(name)}) it is kept."
         )
     counts = dict(zip(distinct.to_pylist(), frequency.to_pylist(), strict=True))
     levels = sorted(counts, key=lambda level: (-counts[level], level))
     note = f"Column {name!r}: only the {max_levels} most frequent of {len(levels)} levels are told apart."
-    signed = len(levels) == 2 <= max_levels and rows == len(text)
+    signed = len(levels) == 2 <= max_levels
     return CategoryColumn(name, tuple(levels[:max_levels]), signed), note if len(levels) > max_levels else ""
 
 
@@ -481,7 +481,7 @@ def _fit_date(column: pa.ChunkedArray, name: str, scaling: Scaling) -> DateColum
 
 def _only_gaps(name: str) -> DataError:
     return DataError(
-        f"Column {name!r}: expected some values, got only gaps. Leave it out with --ignore {shlex.quote(name)}."
+        f"Column {name!r}: expected some values, got only gaps. Leave it out (--ignore {shlex.quote(name)})."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, check_count
 from ..counter import Purpose, check_seed, generator
 from ..errors import DataError, ParameterError, ShapeError
 
@@ -59,6 +59,29 @@ def split_rows(
     in_valid = position < np.repeat(valid, counts)
     in_test = ~in_valid & (position < np.repeat(valid + test, counts))
     return np.sort(order[~in_valid & ~in_test]), np.sort(order[in_valid]), np.sort(order[in_test])
+
+
+def fold_rows(n: int, seed: int, folds: int, labels: Array | None = None) -> tuple[Array, ...]:
+    """Sorted row numbers of each of `folds` parts of 0..n-1, whose sizes differ by at most one.
+
+    With integer `labels` (n,) each class is dealt out in turn, so that the parts have equal shares of it.
+
+    Raises:
+        ParameterError: folds below 2.
+        DataError: fewer rows than folds.
+    """
+    check_seed("Splitting rows", seed)
+    check_count("Splitting rows", "folds", folds)
+    if folds < 2:
+        raise ParameterError(
+            f"Splitting rows: expected at least 2 folds, got {folds}. Leave folds out for one network."
+        )
+    if n < folds:
+        raise DataError(f"Splitting rows: expected at least {folds} rows, one for each fold, got {n}. Add rows.")
+    order = generator(seed, Purpose.SPLIT).permutation(n)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    return tuple(np.sort(order[k::folds]) for k in range(folds))
 
 
 def _shares(counts: Array, fraction: float, parts: int) -> Array:

@@ -168,6 +168,7 @@ def infer_target(
     names: Sequence[str],
     task: Literal["classification", "regression"] | None = None,
     standardise: bool = True,
+    weights: Array | None = None,
 ) -> Target:
     """Learn from the training rows what the columns `names` ask for.
 
@@ -175,6 +176,7 @@ def infer_target(
     with at most 20 and at least 5 rows for each; other numbers are a regression. Several columns of booleans or
     0 and 1 are multilabel, several of other numbers a regression. `task` overrules. `standardise` makes the targets
     of a regression have mean 0 and standard deviation 1; without it they are divided by their mean if it is positive.
+    `weights` (N,) count in these means.
 
     Raises:
         ParameterError: no name, an unknown or a repeated one, an unknown task.
@@ -202,7 +204,7 @@ def infer_target(
     if task is None:
         task = _guess(columns)
     if task == "regression":
-        return _fit_regression(columns, standardise)
+        return _fit_regression(columns, standardise, weights)
     if len(columns) > 1:
         return _fit_multilabel(columns)
     return _fit_classes(*columns.popitem())
@@ -224,7 +226,7 @@ def _guess(columns: dict[str, pa.ChunkedArray]) -> Literal["classification", "re
         )
     ((name, column),) = columns.items()
     if kinds[name] == "category":
-        mostly_numbers(as_text(column, name), name, "Correct it, or pass --task classification.")
+        mostly_numbers(as_text(column, name), name, "Correct it, or ask for classes (--task classification).")
     if kinds[name] != "number":
         return "classification"
     few = distinct[name] <= 2 or distinct[name] <= min(MAX_NUMBER_CLASSES, len(column) / MIN_ROWS_PER_CLASS)
@@ -250,15 +252,16 @@ def _is_label(column: pa.ChunkedArray) -> bool:
     return bool(pa.types.is_integer(column.type)) and set(column.unique().to_pylist()) <= {0, 1}
 
 
-def _fit_regression(columns: dict[str, pa.ChunkedArray], standardise: bool) -> Target:
+def _fit_regression(columns: dict[str, pa.ChunkedArray], standardise: bool, weights: Array | None) -> Target:
     values = np.column_stack([_numbers(column, name) for name, column in columns.items()])
     for name, y in zip(columns, values.T, strict=True):
         if y.min() == y.max():
             raise _constant(name, float(y[0]))
-    k = len(columns)
-    mean = tuple(map(float, values.mean(axis=0))) if standardise else (0.0,) * k
-    means = values.mean(axis=0)
-    scale = tuple(map(float, values.std(axis=0) if standardise else np.where(means > 0, means, 1.0)))
+    means = np.average(values, axis=0, weights=weights)
+    spread = np.sqrt(np.average((values - means) ** 2, axis=0, weights=weights))
+    spread = np.where(spread > 0, spread, values.std(axis=0))  # 0 where the rows of any weight have one value
+    mean = tuple(map(float, means if standardise else np.zeros(len(columns))))
+    scale = tuple(map(float, spread if standardise else np.where(means > 0, means, 1.0)))
     return Target("regression", tuple(columns), "number", (), mean, scale)
 
 
@@ -290,7 +293,9 @@ def _fit_classes(name: str, column: pa.ChunkedArray) -> Target:
     if len(classes) == 1:
         raise _constant(name, classes[0])
     if len(classes) > max(2, len(text) / 2) or (kind == "number" and len(classes) > MAX_NUMBER_CLASSES):
-        remedy = "Name another column." if kind == "text" else "Name another column, or pass --task regression."
+        remedy = (
+            "Name another column." if kind == "text" else "Name another column, or ask for numbers (--task regression)."
+        )
         raise DataError(
             f"Target {name!r}: expected a few classes, got {len(classes)} distinct values in {len(text)} rows, which "
             f"looks like {'an identifier' if kind == 'text' else 'a measured number or an identifier'}. {remedy}"

@@ -274,7 +274,7 @@ def train(
         training_seconds = time.perf_counter() - training
         if run.reason == "interrupted" and not run.history:
             raise KeyboardInterrupt
-        notes = list(problem.notes)
+        notes = [*problem.notes, *run.notes]
         result: dict[str, Any] = {"test": None, "validation": None, "baselines": None}
         try:
             for name, part in (("test", problem.test), ("validation", problem.valid)):

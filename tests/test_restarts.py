@@ -11,9 +11,9 @@ import chainrule as cr
 from chainrule.table_model import RESTARTS, Settings, fit, prepare, thrown_out
 from chainrule.tables.read import read_table
 
-# Twenty SGD steps an epoch on sums over batches: far too fast at the preset's 0.07, sound at half of it.
+# SGD steps on sums over batches: far too fast at the preset's 0.03, sound at half of it.
 FAST = Settings(
-    optimizer="nesterov", aggregate="sum", epochs=12, hidden=(32, 32), batch_size=32, test_fraction=0.0, engine="array"
+    optimizer="nesterov", aggregate="sum", epochs=12, hidden=(64, 64), batch_size=128, test_fraction=0.0, engine="array"
 )
 
 
@@ -23,18 +23,18 @@ def problem(settings):
 
 def test_a_diverging_run_starts_again_with_half_the_rate():
     """And is then, bit for bit, the run that this rate would have given."""
-    safe, told = problem(FAST), problem(replace(FAST, learning_rate=0.035))
+    safe, told = problem(FAST), problem(replace(FAST, learning_rate=0.015))
     run, same = fit(safe), fit(told)
-    assert len(run.notes) == 1 and "learning_rate (now 0.07)" in run.notes[0] and "0.035" in run.notes[0]
-    assert run.plan.optimizer.learning_rate == 0.035 and same.notes == ()
+    assert len(run.notes) == 1 and "learning_rate (now 0.03)" in run.notes[0] and "0.015" in run.notes[0]
+    assert run.plan.optimizer.learning_rate == 0.015 and same.notes == ()
     assert run.best_score == same.best_score
     np.testing.assert_array_equal(safe.model.network.theta, told.model.network.theta)
     np.testing.assert_array_equal(safe.model.network.theta, run.snapshot.best_theta)
 
 
 def test_a_rate_of_the_users_own_stays():
-    with pytest.raises(cr.DivergenceError, match=r"now 0\.07"):
-        fit(problem(replace(FAST, learning_rate=0.07)))
+    with pytest.raises(cr.DivergenceError, match=r"now 0\.03"):
+        fit(problem(replace(FAST, learning_rate=0.03)))
 
 
 def test_a_rate_that_stays_too_high_is_an_error():
@@ -60,19 +60,21 @@ def test_a_sound_run_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("costs", "rate", "reason", "epoch"),
+    ("costs", "rate", "reason", "lost"),
     [
-        ([1.0, 0.1, 0.5, 0.1], 0.0, "epochs", None),  # it came back
-        ([1.0, 0.1, 0.5, 0.19], 0.0, "epochs", None),
-        ([1.0, 0.1, 0.5, 0.4], 0.0, "epochs", 3),
-        ([1.0, 0.1, 0.5, 0.1, 0.9], 0.0, "epochs", 5),
-        ([1.0, 0.1, 0.5, 0.4], 0.01, "epochs", None),  # the rate is still high
-        ([1.0, 0.1, 0.5, 0.4], 0.0, "time", None),
+        ([1.0, 0.1, 0.5, 0.1], 0.0, "epochs", False),  # it came back
+        ([1.0, 0.1, 0.5, 0.18], 0.0, "epochs", False),
+        ([1.0, 0.1, 0.5, 0.2], 0.0, "epochs", True),
+        ([1.0, 1e-6, 1e-4, 1e-3], 0.0, "epochs", False),  # rows that are known by heart, or just not
+        ([1.0, 1.2, 1.1, 1.3], 0.0, "epochs", True),
+        ([1.0], 0.0, "epochs", False),
+        ([1.0, 0.1, 0.5, 0.4], 0.01, "epochs", False),  # the rate is still high
+        ([1.0, 0.1, 0.5, 0.4], 0.0, "time", False),
     ],
 )
-def test_what_counts_as_thrown_out(costs, rate, reason, epoch):
-    plan = replace(problem(FAST).plan, optimizer=cr.Adam(0.07))
+def test_what_counts_as_thrown_out(costs, rate, reason, lost):
+    plan = replace(problem(FAST).plan, optimizer=cr.Adam(0.03))
     history = [{"train_cost": cost, "learning_rate": rate} for cost in costs]
     found = thrown_out(cr.Run(history, reason, 0, costs[-1], None, plan))
-    assert (found is None) == (epoch is None)
-    assert found is None or f"from epoch {epoch} on" in found
+    assert (found is not None) == lost
+    assert found is None or f"ended at {costs[-1]:g}" in found

@@ -157,7 +157,7 @@ def train(
         typer.Option(
             "--learning-rate",
             "--lr",
-            help="η (default: 0.04; 0.07 for regression; 0.002 with --no-ntk).",
+            help="η (default: 0.04; 0.03 for regression; 0.002 with --no-ntk).",
             rich_help_panel=Training,
         ),
     ] = None,

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def chainrule(X: pd.DataFrame, y: pd.Series, classes: bool, seed: int, threads: 
         task="classification" if classes else "regression", seed=seed, threads=threads, test_fraction=0.0, **changes
     )
     problem = prepare(pa.Table.from_pandas(X.assign(target=y), preserve_index=False), ["target"], settings)
-    fit(problem)
+    for note in fit(problem).notes:
+        print(note, file=sys.stderr)
     return lambda X: problem.model.predict(pa.Table.from_pandas(X, preserve_index=False))["target"]
 
 

@@ -375,11 +375,15 @@ def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path, engine):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
     )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(5)]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     said = [line for line in err.splitlines() if not line.startswith("Compiling for this kind of network, once")]
     assert (process.returncode, said) == (130, [])
     rest = out.splitlines()

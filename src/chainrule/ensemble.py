@@ -221,6 +221,13 @@ def fit_each(
     return runs
 
 
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """What the runs have to say, each after the number of its fold if there are several."""
+    return [
+        f"Fold {number}: {note}" if len(runs) > 1 else note for number, run in enumerate(runs, 1) for note in run.notes
+    ]
+
+
 def _some(part: Part, rows: Array, what: str) -> Part:
     """Some rows of a part. Raises DataError: all their weights are zero."""
     check_weights(f"Sample weights, {what}", part.s[rows], len(rows))

@@ -114,6 +114,7 @@ class Run:
         plan: every setting of the run.
         starts: the best score of every random start; the best one was kept.
         engine: "array" or "compiled", what it ran on.
+        notes: what happened on the way that its user should know, in sentences.
         training: the run's data and kept snapshots, with which `trace` re-creates its steps.
     """
 
@@ -125,6 +126,7 @@ class Run:
     plan: Plan
     starts: list[float] = field(default_factory=list)
     engine: str = "array"
+    notes: tuple[str, ...] = ()
     training: Training | None = field(default=None, repr=False)
 
     def trace(self, step: int) -> Trace:

@@ -18,7 +18,7 @@ from .arrays import Array, check_count, check_weights
 from .core.cost import Cost, Penalty, make_cost
 from .core.layers import Dense, Dropout, Layer, Scale
 from .disk import replacing
-from .errors import DataError, ModelFileError, ParameterError, unknown_name
+from .errors import DataError, DivergenceError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss
 from .inspection.derivation import Derivation
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from .inspection.verify import Report
 
 MANY_ROWS = 10_000
+RESTARTS = 3  # of a run that its learning rate threw out
 
 
 @dataclass(frozen=True)
 class Settings:
     """Every choice that `chainrule train` offers, with its default. None: it follows from the task.
 
-    The defaults are those of RealMLP-TD-S (Holzmüller, Grinsztajn & Steinwart 2024), with fewer epochs.
+    The defaults are those of RealMLP-TD-S (Holzmüller, Grinsztajn & Steinwart 2024), with fewer epochs and, in a
+    regression, a lower learning rate.
     """
 
     task: Literal["classification", "regression"] | None = None
@@ -293,7 +295,7 @@ def optimizer_of(settings: Settings, target: Target) -> Optimizer:
     name = settings.optimizer
     rate = settings.learning_rate
     if rate is None:
-        adam = 0.07 if target.task == "regression" else 0.04
+        adam = 0.03 if target.task == "regression" else 0.04  # RealMLP-TD-S has 0.07: see docs/accuracy.md
         rate = adam if settings.ntk else 0.002
     if name in ("sgd", "momentum", "nesterov"):
         return SGD(rate, 0.0 if name == "sgd" else settings.momentum, name == "nesterov")
@@ -498,24 +500,77 @@ def plan_of(model: TableModel, rows: int, validated: bool) -> Plan:
     )
 
 
+def thrown_out(run: Run) -> str | None:
+    """In words, that a run lost what it had learned: it ends with a tenth of its gain in training cost given back.
+
+    The gain is from the first epoch's cost to the lowest one. Where the schedule ends near zero a sound run ends near
+    its lowest cost; runs that ended at a higher rate are not judged. A cost that rises and comes back is no harm.
+    """
+    if run.reason != "epochs" or run.history[-1]["learning_rate"] > 0.01 * run.plan.optimizer.learning_rate:
+        return None
+    costs = [row["train_cost"] for row in run.history]
+    lowest = min(costs)
+    if costs[-1] - lowest <= 0.1 * (costs[0] - lowest):
+        return None
+    return (
+        f"The training cost fell from {costs[0]:.4g} to {lowest:.4g} in epoch {costs.index(lowest) + 1}, but ended at "
+        f"{costs[-1]:.4g} (learning rate {run.plan.optimizer.learning_rate:g})."
+    )
+
+
 def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgress | None = None) -> Run:
     """Train the problem's network in place; the best epoch on the validation rows is kept.
 
+    A run that the preset's own learning rate threw out (see `thrown_out`, or a number was not finite) is made again
+    from the same parameters with half the rate, at most RESTARTS times. The best of these runs is returned, and its
+    `notes` say what happened. A learning rate of the user's own stays as it is.
+
     Raises:
         DataError: values that the preprocessing cannot take.
-        DivergenceError: see `Network.fit`.
+        DivergenceError: see `Network.fit`; no run was sound.
     """
-    model, train, valid = problem.model, problem.train, problem.valid
-    return model.network.train(
-        problem.plan,
-        train.X,
-        train.y,
-        sample_weight=train.s,
-        validation=None if valid is None else (valid.X, valid.y, valid.s),
-        starts=model.settings.starts,
-        on_epoch=on_epoch,
-        on_progress=on_progress,
-    )
+    network, train, valid, plan = problem.model.network, problem.train, problem.valid, problem.plan
+    restarts = RESTARTS if problem.model.settings.learning_rate is None else 0
+    start, sound, notes = network.theta.copy(), list[Run](), list[str]()
+    diverged: DivergenceError | None = None
+    while True:
+        try:
+            run = network.train(
+                plan,
+                train.X,
+                train.y,
+                sample_weight=train.s,
+                validation=None if valid is None else (valid.X, valid.y, valid.s),
+                starts=problem.model.settings.starts,
+                on_epoch=on_epoch,
+                on_progress=on_progress,
+            )
+            sound.append(run)
+            trouble = thrown_out(run)
+        except DivergenceError as error:
+            diverged, run, trouble = error, error.run, str(error)
+        left = None if plan.time_limit is None else plan.time_limit - run.snapshot.seconds
+        if trouble is None or len(notes) == restarts or (left is not None and left <= 0):
+            break
+        rate = plan.optimizer.learning_rate / 2
+        notes.append(f"{trouble} Started again with the learning rate {rate:g}.")
+        slower: Any = dataclasses.replace(plan.optimizer, learning_rate=rate)  # type: ignore[type-var]
+        plan = dataclasses.replace(plan, optimizer=slower, time_limit=left)
+        _put(network, start)
+    if not sound:
+        assert diverged is not None
+        raise diverged
+    best = min(sound, key=lambda run: run.best_score)
+    theta = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
+    assert theta is not None
+    _put(network, theta)
+    return dataclasses.replace(best, notes=tuple(notes))
+
+
+def _put(network: Network, theta: Array) -> None:
+    """Give a network all its parameters."""
+    for number, part in enumerate(network.architecture.views(theta), 1):
+        network.set(number, part.W, part.b)
 
 
 def explain(

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..disk import replace_all, replacing
-from ..ensemble import Ensemble, Folds, fit_each, load, member_of, prepare_folds
+from ..ensemble import Ensemble, Folds, fit_each, load, member_of, notes_of, prepare_folds
 from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
 from ..network import Run
 from ..plain import json_text
@@ -182,7 +182,7 @@ def train(
         typer.Option(
             "--learning-rate",
             "--lr",
-            help="η (default: 0.04; 0.07 for regression; 0.002 with --no-ntk).",
+            help="η (default: 0.04; 0.03 for regression; 0.002 with --no-ntk).",
             rich_help_panel=Training,
         ),
     ] = None,
@@ -307,7 +307,7 @@ def train(
         runs = fit_each(problems, train_one)
         training_seconds = time.perf_counter() - training
         model = problems[0].model if in_folds is None else in_folds.ensemble(len(runs))
-        result = _measure(model, problems[0], in_folds, len(runs))
+        result = _measure(model, problems[0], in_folds, runs)
         result |= {"rows": display.row_counts(problems[0]), "parameters": problems[0].model.network.P}
         result |= _ending(runs[0]) if in_folds is None else {"folds": [_ending(run) for run in runs]}
         result |= {
@@ -608,17 +608,19 @@ def _release(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _measure(model: TableModel | Ensemble, problem: Problem, folds: Folds | None, trained: int) -> dict[str, Any]:
+def _measure(
+    model: TableModel | Ensemble, problem: Problem, folds: Folds | None, runs: Sequence[Run]
+) -> dict[str, Any]:
     """Metrics on the test rows and on those for validation, of the baselines too; with what there is to note."""
     from ..report import baselines, evaluate, score
 
-    notes = list(problem.notes)
+    notes = [*problem.notes, *notes_of(runs)]
     result: dict[str, Any] = {"test": None, "validation": None, "baselines": None, "notes": notes}
     try:
         if problem.test is not None:
             result["test"] = evaluate(model, problem.test)
         if folds is not None:
-            rows, y_hat = folds.out_of_fold(trained)
+            rows, y_hat = folds.out_of_fold(len(runs))
             truth, s = folds.rows.truth[rows], folds.rows.s[rows]
             decisions = None if model.target.task == "regression" else model.target.decisions(y_hat)
             result["validation"] = score(model.target, y_hat, decisions, truth, s)

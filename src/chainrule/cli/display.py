@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..ensemble import notes_of
 from ..network import Network, Run
 from ..plain import json_text
 from ..table_model import Problem
@@ -153,6 +154,8 @@ def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"{which}{len(run.history)} epochs{took} ({ended}{best}){rest}")
         if len(run.starts) > 1:
             console.print(f"{which}{len(run.starts)} starts, scores " + ", ".join(f"{s:.4g}" for s in run.starts))
+    for note in notes_of(runs):
+        console.print(f"[yellow]Note: {escape(note)}[/]")
     if in_folds:
         console.print(f"{len(runs)} networks in {seconds}; {result['seconds']:.1f} s in all")
     console.print(f"Model, settings, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")

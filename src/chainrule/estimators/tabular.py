@@ -113,6 +113,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
             problems = folds.problems
         notes = problems[0].notes + tuple(f"Column {name!r} has only gaps; it is left out." for name in gaps)
         runs = ensemble.fit_each(problems)
+        notes += tuple(ensemble.notes_of(runs))
 
         # The weights were an argument, so that no table for prediction has them.
         models = [

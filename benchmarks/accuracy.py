@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -88,47 +87,16 @@ Fit = Callable[[pd.DataFrame, pd.Series, bool, int, int], Predict]
 
 
 def chainrule(X: pd.DataFrame, y: pd.Series, classes: bool, seed: int, threads: int, **changes: Any) -> Predict:
-    """The preset with its defaults."""
-    import pyarrow as pa
+    """`TabularClassifier` or `TabularRegressor` with its defaults."""
+    from chainrule import TabularClassifier, TabularRegressor
 
-    from chainrule.table_model import Settings, fit, prepare
-
-    settings = Settings(
-        task="classification" if classes else "regression", seed=seed, threads=threads, test_fraction=0.0, **changes
-    )
-    problem = prepare(pa.Table.from_pandas(X.assign(target=y), preserve_index=False), ["target"], settings)
-    for note in fit(problem).notes:
-        print(note, file=sys.stderr)
-    return lambda X: problem.model.predict(pa.Table.from_pandas(X, preserve_index=False))["target"]
+    kind = TabularClassifier if classes else TabularRegressor
+    return kind(random_state=seed, threads=threads, **changes).fit(X, y).predict
 
 
-def chainrule_folds(X: pd.DataFrame, y: pd.Series, classes: bool, seed: int, threads: int, **changes: Any) -> Predict:
-    """Five networks, each validated on a fifth of the rows and trained on the others; the mean of their predictions."""
-    import pyarrow as pa
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    from chainrule.table_model import Settings, fit, prepare
-
-    table = pa.Table.from_pandas(X.assign(target=y), preserve_index=False)
-    task = "classification" if classes else "regression"
-    members = []
-    folds = (StratifiedKFold if classes else KFold)(5, shuffle=True, random_state=seed)
-    for number, (train, valid) in enumerate(folds.split(X, y)):
-        settings = Settings(task=task, seed=5 * seed + number, threads=threads, test_fraction=0.0, **changes)
-        problem = prepare(table.take(train), ["target"], settings, valid=table.take(valid))
-        fit(problem)
-        members.append(problem.model)
-
-    def predict(X: pd.DataFrame) -> Any:
-        rows = pa.Table.from_pandas(X, preserve_index=False)
-        answers = [member.predict(rows) for member in members]
-        if not classes:
-            return np.mean([answer["target"] for answer in answers], axis=0)
-        names = [name for name in answers[0] if name != "target"]
-        P = np.mean([[answer[name] for name in names] for answer in answers], axis=0)
-        return np.array(members[0].target.values)[P.argmax(axis=0)]
-
-    return predict
+def chainrule_folds(X: pd.DataFrame, y: pd.Series, classes: bool, seed: int, threads: int) -> Predict:
+    """The same with five folds: each is held out from one network, whose predictions are averaged."""
+    return chainrule(X, y, classes, seed, threads, folds=5)
 
 
 def encoded(X: pd.DataFrame, scale: bool) -> Any:

@@ -1,6 +1,6 @@
 """Where the time of a compiled step goes: the step as it is, and without one of its parts, in turn.
 
-python benchmarks/profile.py > docs/profile.md        two minutes on an idle machine
+python benchmarks/step_profile.py > docs/profile.md        two minutes on an idle machine
 
 A part is left out by the address of a function that does nothing in its place. What a part costs is the difference; parts
 that overlap with waiting for memory cost less than they take alone, so the differences do not add up to the whole.
@@ -27,7 +27,7 @@ from chainrule.engine.compiled import Settings, Trainer
 
 TITLE = """# Where the time of a compiled step goes
 
-Written by `python benchmarks/profile.py`: median µs of a training step (float32, Adam, ReLU, softmax cross-entropy), and how
+Written by `python benchmarks/step_profile.py`: median µs of a training step (float32, Adam, ReLU, softmax cross-entropy), and how
 much less it is without one of its parts. What overlaps with waiting for memory or for the other thread costs less than it takes
 alone, so these parts need not add up. “Products alone” are the same matrix products in the same OpenBLAS with nothing between them, on as
 many threads of its own; products of at most 300 multiplications are loops of the kernel, which are not counted as products.

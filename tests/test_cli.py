@@ -614,9 +614,10 @@ def test_settings_that_cannot_be_used(run, houses, text, message):
     assert run("train", houses, "-t", "price", "--settings", "none.toml")[0] == 1
 
 
-def test_export(run, houses):
+@pytest.mark.parametrize("folds", [(), ("--folds", 3)])
+def test_export(run, houses, folds):
     pytest.importorskip("onnx")
-    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, *folds, "--out", "m")
     assert run("export", "m", "--to", "onnx", "--out", "m.onnx")[::2] == (0, "")
     assert run("export", "m/model.safetensors", "--to", "python", "-o", "m.py")[::2] == (0, "")
     done = subprocess.run([sys.executable, "m.py", str(houses)], capture_output=True, text=True, env={}, check=False)

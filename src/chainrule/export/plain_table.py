@@ -17,7 +17,7 @@ import numpy as np
 from ..arrays import Array
 from ..errors import DataError
 from ..tables.columns import LARGEST, NUMBER
-from ..tables.read import DELIMITERS, GAPS
+from ..tables.read import DELIMITERS, GAPS, check_names
 
 
 class Table:
@@ -129,15 +129,23 @@ def _dates(values: Iterable[Any], name: str) -> Array:
 
 def read_csv(path: str) -> Table:
     """The texts of a .csv file in UTF-8, None for gaps; the delimiter is found from the header. 1,5 is no number."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        first = next((line for line in file if line.strip("\r\n")), "")
-        delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
-        file.seek(0)
-        header, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip("\r\n")), "")
+            delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+            file.seek(0)
+            lines = [row for row in csv.reader(file, delimiter=delimiter) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"Reading {path}: expected a table of text in UTF-8, got something else ({error}).") from None
+    if len(lines) < 2:
+        raise DataError(f"Reading {path}: expected column names and rows of data, got no rows.")
+    header, *rows = lines
+    names = [name.strip() for name in header]
+    check_names(path, names)
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"Reading {path}: expected {len(header)} fields at row {number}, got {len(row)}.")
     columns = [
         [None if field.removeprefix(" ") in GAPS else field for field in part] for part in zip(*rows, strict=True)
     ]
-    return Table({name.strip(): part for name, part in zip(header, columns, strict=True)} if rows else {})
+    return Table(dict(zip(names, columns, strict=True)))

@@ -80,7 +80,7 @@ def _head(parts: Exported, body: str) -> str:
         "GAPS": read.GAPS,
         "DELIMITERS": read.DELIMITERS,
     }
-    modules = ("base64", "csv", "datetime", "difflib", "math", "re", "sys")
+    modules = ("base64", "collections", "csv", "datetime", "difflib", "math", "re", "sys")
     words = set(re.findall(r"\w+", body))
     abstract = [name for name in ("Iterable", "Mapping", "Sequence") if name in words]
     lines = [
@@ -137,7 +137,7 @@ def _before(encoder: columns.Encoder) -> list[str]:
         plain.as_text,
         plain._plain_text,
     ]
-    reading += [plain._places, plain._truths, plain._dates, plain.read_csv]
+    reading += [plain._places, plain._truths, plain._dates, read.check_names, plain.read_csv]
     return [
         *map(source, (errors.did_you_mean, plain.Table, *reading, columns.scaled, columns.waves, columns._days)),
         *map(source, (columns.NumberColumn, columns.CategoryColumn, columns.BooleanColumn, columns.DateColumn)),

@@ -400,6 +400,19 @@ def test_what_the_predictor_refuses(known):
         predictor.predict(columns | {"number 0": [1.0] * 59})
     with pytest.raises(predictor.DataError, match="equally many rows"):
         predictor.predict({})
+    for bad in (np.ones((3, 7)), [[1, 2]], {0: [1.0]}):
+        with pytest.raises(predictor.DataError, match=f"columns by name, got {type(bad).__name__}"):
+            predictor.predict(bad)
+    for bad in (1.5, "text"):
+        with pytest.raises(predictor.DataError, match=f"'number 0': expected a list of values, got {bad!r}"):
+            predictor.predict(columns | {"number 0": bad})
+
+
+def test_frames_of_polars(known):
+    polars = pytest.importorskip("polars")
+    model, table = known
+    found = loaded(to_python(model)).predict(polars.from_arrow(table))
+    np.testing.assert_array_equal(found["y=1"], model.predict(table)["y=1"])
 
 
 def test_the_predictor_runs_alone(known, tmp_path):

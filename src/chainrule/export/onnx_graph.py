@@ -56,11 +56,15 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
 
     A `Network` has one input "X" (N, n_0), in its own dtype, and one output "y_hat" (N, n_L).
 
-    A `TableModel` has one input (N,) for each raw column, by its name: numbers as double, NaN for a gap (times of
-    day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text, where any text that training did not know is a gap;
-    dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
+    A `TableModel` or an `Ensemble` has one input (N,) for each raw column, by its name: numbers as double, NaN for a
+    gap (times of day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text,
+    where any text that training did not know is a gap; dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
     `dates.astype("datetime64[ms]").astype("int64")` gives. Its outputs (N,) are the columns that `predict` gives, by
     their names: numbers and probabilities as double, classes as text, int64, double or bool.
+    Of an ensemble they follow from the mean of the members' outputs.
+
+    A `TabularClassifier` or `TabularRegressor` is its `model_`, one of these. Columns without names are x0, x1 … there,
+    and y, or y0, y1 …
 
     An `MLPRegressor` has "X" and "prediction"; an `MLPClassifier` has "X", "label", and "probabilities" in the order
     of `classes_`, or "margins" with a loss of margins.
@@ -69,8 +73,9 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
     onnxruntime has no erf in float64, so that GELU takes that one function in float32.
 
     Raises:
-        ParameterError: a model that cannot be exported, an activation that does what only arrays can, or a column
-            that is called like an output.
+        ParameterError: a model that cannot be exported, an activation that does what only arrays can, a column
+            that is called like an output, or weights of more than 2 GB.
+        NotTrainedError: an estimator that is not fitted.
         OutputError: the file could not be written; what was there before is untouched.
         MissingExtraError: onnx is not installed.
     """

@@ -9,7 +9,7 @@ import csv
 import datetime
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,19 @@ from ..tables.read import DELIMITERS, GAPS, check_names
 
 
 class Table:
-    """Columns by name: lists, NumPy arrays, a pandas or a polars DataFrame's columns."""
+    """Columns by name: a dict of lists or NumPy arrays, a pandas or a polars DataFrame."""
 
-    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        self._columns = {name: columns[name] for name in columns}
+    def __init__(self, columns: Any) -> None:
+        names = list(getattr(columns, "columns", columns))  # a DataFrame has the attribute
+        if not all(isinstance(name, str) for name in names):
+            kind = type(columns).__name__
+            raise DataError(f"Encoding features: expected a dict or a DataFrame of columns by name, got {kind}.")
+        self._columns = {name: columns[name] for name in names}
+        for name, values in self._columns.items():
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise DataError(
+                    f"Column {name!r}: expected a list of values, got {values!r:.40}. Write [{values!r:.40}]."
+                )
         self.column_names = list(self._columns)
         sizes = {len(values) for values in self._columns.values()}
         if sizes == {0} or len(sizes) != 1:

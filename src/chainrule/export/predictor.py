@@ -34,10 +34,13 @@ WIDTH = 116  # of lines of encoded numbers
 def to_python(model: Any, path: str | os.PathLike[str] | None = None) -> str:
     """A model as the text of a Python file that imports NumPy and the standard library; with `path`, it is written there.
 
-    Of a `TableModel`, the file has `predict(columns)`: a dict or a DataFrame of raw columns → a dict of columns as
-    `TableModel.predict` gives them. Values may be numbers, text, booleans and dates as Python or NumPy has them, None or
-    NaN for gaps. `python FILE data.csv` prints predictions as CSV. Of a `Network` or an estimator it has
-    `predict(X)`; of a classifier `predict_proba(X)` too, or `decision_function(X)` with a loss of margins.
+    Of a `TableModel` or an `Ensemble`, the file has `predict(columns)`: a dict or a DataFrame of raw columns → a dict of
+    columns as the model's `predict` gives them. Values may be numbers, text, booleans and dates as Python or NumPy has
+    them, None or NaN for gaps. `python FILE data.csv` prints predictions as CSV. The same of a `TabularClassifier` or a
+    `TabularRegressor`, whose columns are x0, x1 … and y, or y0, y1 …, where they have no names.
+
+    Of a `Network` or an `MLPRegressor` it has `predict(X)`; of an `MLPClassifier` `predict_proba(X)` too, or
+    `decision_function(X)` with a loss of margins.
 
     The results are those of the model, to the rounding of its dtype. The file asks for Python 3.11 and NumPy 1.26 or
     newer. Unlike the model, it takes times of day and durations only as numbers of seconds, and in CSV files no
@@ -45,6 +48,7 @@ def to_python(model: Any, path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         ParameterError: a model that cannot be exported, or an activation that does what only arrays can.
+        NotTrainedError: an estimator that is not fitted.
         OutputError: the file could not be written; what was there before is untouched.
     """
     parts = exported("to_python", model)

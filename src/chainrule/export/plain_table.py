@@ -25,9 +25,12 @@ class Table:
 
     def __init__(self, columns: Any) -> None:
         names = list(getattr(columns, "columns", columns))  # a DataFrame has the attribute
-        if not all(isinstance(name, str) for name in names):
-            kind = type(columns).__name__
-            raise DataError(f"Encoding features: expected a dict or a DataFrame of columns by name, got {kind}.")
+        for name in names:
+            if not isinstance(name, str):
+                raise DataError(
+                    "Encoding features: expected a dict or a DataFrame with column names that are text, "
+                    f"got the name {name!r:.40} in values of the type {type(columns).__name__}."
+                )
         self._columns = {name: columns[name] for name in names}
         for name, values in self._columns.items():
             if isinstance(values, str) or not hasattr(values, "__len__"):

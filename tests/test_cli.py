@@ -535,7 +535,8 @@ def test_verify_checks_a_model_on_its_table(run, houses):
 # -- settings as a file, models for other programs --------------------------------------------------------------------
 
 
-def test_the_settings_of_a_run_give_the_same_model_again(run, houses):
+@pytest.mark.parametrize("folds", [(), ("--folds", 3)])
+def test_the_settings_of_a_run_give_the_same_model_again(run, houses, folds):
     flags = [
         "-t",
         "price",
@@ -550,7 +551,7 @@ def test_the_settings_of_a_run_give_the_same_model_again(run, houses):
         3,
     ]
     flags += ["--hidden", "5,4", "--activation", "tanh,leaky_relu(0.2)", "--loss", "quantile(0.9)", "--l2", 0.1]
-    flags += ["--epochs", 5, "--time-limit", 1e3, "--monitor", "mae"]
+    flags += ["--epochs", 5, "--time-limit", 1e3, "--monitor", "mae", *folds]
     assert run("train", houses, *flags, "--out", "a")[0] == 0
     written = tomllib.loads(Path("a/settings.toml").read_text())
     assert written["hidden"] == [5, 4] and written["activation"] == ["tanh", "leaky_relu(0.2)"]

@@ -539,7 +539,8 @@ def test_verify_checks_a_model_on_its_table(run, houses):
 # -- settings as a file, models for other programs --------------------------------------------------------------------
 
 
-def test_the_settings_of_a_run_give_the_same_model_again(run, houses):
+@pytest.mark.parametrize("folds", [(), ("--folds", 3)])
+def test_the_settings_of_a_run_give_the_same_model_again(run, houses, folds):
     flags = [
         "-t",
         "price",
@@ -554,7 +555,7 @@ def test_the_settings_of_a_run_give_the_same_model_again(run, houses):
         3,
     ]
     flags += ["--hidden", "5,4", "--activation", "tanh,leaky_relu(0.2)", "--loss", "quantile(0.9)", "--l2", 0.1]
-    flags += ["--epochs", 5, "--time-limit", 1e3, "--monitor", "mae"]
+    flags += ["--epochs", 5, "--time-limit", 1e3, "--monitor", "mae", *folds]
     assert run("train", houses, *flags, "--out", "a")[0] == 0
     written = tomllib.loads(Path("a/settings.toml").read_text())
     assert written["hidden"] == [5, 4] and written["activation"] == ["tanh", "leaky_relu(0.2)"]
@@ -618,9 +619,10 @@ def test_settings_that_cannot_be_used(run, houses, text, message):
     assert run("train", houses, "-t", "price", "--settings", "none.toml")[0] == 1
 
 
-def test_export(run, houses):
+@pytest.mark.parametrize("folds", [(), ("--folds", 3)])
+def test_export(run, houses, folds):
     pytest.importorskip("onnx")
-    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, *folds, "--out", "m")
     assert run("export", "m", "--to", "onnx", "--out", "m.onnx")[::2] == (0, "")
     assert run("export", "m/model.safetensors", "--to", "python", "-o", "m.py")[::2] == (0, "")
     done = subprocess.run([sys.executable, "m.py", str(houses)], capture_output=True, text=True, env={}, check=False)

@@ -436,7 +436,7 @@ def export(
 
     if to not in ("onnx", "python"):
         raise unknown_name("export, to", to, ["onnx", "python"])
-    loaded = TableModel.load(_model_file(model))
+    loaded = load(_model_file(model))
     if to == "onnx":
         to_onnx(loaded, out)
     else:

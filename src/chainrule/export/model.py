@@ -1,4 +1,4 @@
-"""What is exported of a model: its network, what stands before it, and how its outputs become answers."""
+"""What is exported of a model: its networks, what stands before them, and how their outputs become answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..core.architecture import Architecture
 from ..disk import replacing
 from ..engine.lowering import ELEMENT, Symbol, Untraceable, trace
+from ..ensemble import Ensemble
 from ..errors import NotTrainedError, ParameterError
 from ..formulas.activations import Activation
 from ..network import Network
@@ -52,42 +54,75 @@ class Classes:
 
 @dataclass(frozen=True)
 class Exported:
-    """The parts of a model. Without `target` and `classes` the answer is ŷ, called `answer`, (N,) if `flat`."""
+    """The parts of a model. Without `target` and `classes` the answer is ŷ, called `answer`, (N,) if `flat`.
 
-    network: Network
+    `averaged`: the answer follows from the mean of the networks' ŷ, as in an `Ensemble`; else there is one network.
+    """
+
+    networks: tuple[Network, ...]
     encoder: Encoder | None = None
     target: Target | None = None
     classes: Classes | None = None
     answer: str = "y_hat"
     flat: bool = False
+    averaged: bool = False
+
+    @property
+    def architecture(self) -> Architecture:
+        """The layers that all networks have."""
+        return self.networks[0].architecture
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """The dtype that all networks have."""
+        return self.networks[0].dtype
 
 
 def exported(where: str, model: Any) -> Exported:
-    """The parts of a `Network`, a `TableModel`, or a fitted `MLPClassifier` or `MLPRegressor`.
+    """The parts of a `Network`, a `TableModel`, an `Ensemble` or one of the four estimators, fitted.
 
     Raises:
-        ParameterError: another kind of model, or classes that are neither text nor numbers.
+        ParameterError: another kind of model, classes that are neither text nor numbers, or members of an ensemble
+            that have not all the same layers and preprocessing.
         NotTrainedError: an estimator that is not fitted.
     """
-    if isinstance(model, Network):
-        return Exported(model)
-    if isinstance(model, TableModel):
-        return Exported(model.network, model.encoder, model.target)
-    if not any(cls.__module__ == "chainrule.estimators.base" for cls in type(model).__mro__):  # not loaded if not used
-        known = "a Network, a TableModel, an MLPClassifier or an MLPRegressor"
-        raise ParameterError(f"{where}: expected {known}, got {type(model).__name__}.")
-    if not hasattr(model, "network_"):
+    modules = {cls.__module__ for cls in type(model).__mro__}  # the estimators are not loaded if not used
+    tabular = "chainrule.estimators.tabular" in modules
+    if (tabular or "chainrule.estimators.base" in modules) and not hasattr(model, "network_"):
         raise NotTrainedError(f"{where}: expected a fitted {type(model).__name__}, got one without weights. Call fit.")
+    if tabular:
+        model = model.model_
+    if isinstance(model, Network):
+        return Exported((model,))
+    if isinstance(model, TableModel):
+        return Exported((model.network,), model.encoder, model.target)
+    if isinstance(model, Ensemble):
+        return _averaged(where, model)
+    if "chainrule.estimators.base" not in modules:
+        known = "a Network, a TableModel, an Ensemble or one of chainrule's estimators"
+        raise ParameterError(f"{where}: expected {known}, got {type(model).__name__}.")
     if not hasattr(model, "classes_"):
-        return Exported(model.network_, answer="prediction", flat=model.n_outputs_ == 1)
+        return Exported((model.network_,), answer="prediction", flat=model.n_outputs_ == 1)
     values = np.asarray(model.classes_.tolist())
     if values.dtype.kind not in "Uifb" or len(values) < 2:
         raise ParameterError(f"{where}: expected at least two classes of text or numbers, got {model.classes_!r:.60}.")
     kind = model._label_binarizer.y_type_
     normalised = kind == "multiclass" and model.out_activation_ == "logistic"
     return Exported(
-        model.network_, classes=Classes(values, kind.startswith("multilabel"), model._has_margins(), normalised)
+        (model.network_,), classes=Classes(values, kind.startswith("multilabel"), model._has_margins(), normalised)
     )
+
+
+def _averaged(where: str, model: Ensemble) -> Exported:
+    """The parts of an ensemble: what its members share, and their networks."""
+    shared = {(each.encoder, each.target, each.network.architecture, each.network.dtype) for each in model.members}
+    if len(shared) != 1:
+        raise ParameterError(
+            f"{where}: expected an ensemble of models with the same preprocessing, target and layers, "
+            f"got {len(shared)} different ones."
+        )
+    networks = tuple(member.network for member in model.members)
+    return Exported(networks, model.encoder, model.target, averaged=True)
 
 
 def formula(where: str, g: Activation) -> Symbol:

@@ -1,4 +1,4 @@
-"""ONNX: the network with what stands before and after it as one graph, weights inside.
+"""ONNX: the network, or several, with what stands before and after it as one graph, weights inside.
 
 Every activation is the record's own formula: it is run on symbols (`engine.lowering`), and these become operators.
 The operators are those of opset 18, which onnxruntime has since 1.14.
@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
-from ..core.architecture import Architecture
 from ..core.layers import Dense
 from ..engine.lowering import ELEMENT, Symbol, in_order, trace
 from ..errors import ParameterError, require
@@ -58,11 +56,15 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
 
     A `Network` has one input "X" (N, n_0), in its own dtype, and one output "y_hat" (N, n_L).
 
-    A `TableModel` has one input (N,) for each raw column, by its name: numbers as double, NaN for a gap (times of
-    day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text, where any text that training did not know is a gap;
-    dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
+    A `TableModel` or an `Ensemble` has one input (N,) for each raw column, by its name: numbers as double, NaN for a
+    gap (times of day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text,
+    where any text that training did not know is a gap; dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
     `dates.astype("datetime64[ms]").astype("int64")` gives. Its outputs (N,) are the columns that `predict` gives, by
     their names: numbers and probabilities as double, classes as text, int64, double or bool.
+    Of an ensemble they follow from the mean of the members' outputs.
+
+    A `TabularClassifier` or `TabularRegressor` is its `model_`, one of these. Columns without names are x0, x1 … there,
+    and y, or y0, y1 …
 
     An `MLPRegressor` has "X" and "prediction"; an `MLPClassifier` has "X", "label", and "probabilities" in the order
     of `classes_`, or "margins" with a loss of margins.
@@ -71,25 +73,24 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
     onnxruntime has no erf in float64, so that GELU takes that one function in float32.
 
     Raises:
-        ParameterError: a model that cannot be exported, an activation that does what only arrays can, or a column
-            that is called like an output.
+        ParameterError: a model that cannot be exported, an activation that does what only arrays can, a column
+            that is called like an output, or weights of more than 2 GB.
+        NotTrainedError: an estimator that is not fitted.
         OutputError: the file could not be written; what was there before is untouched.
         MissingExtraError: onnx is not installed.
     """
     onnx = require("onnx", "onnx", "Exporting to ONNX")
     parts = exported("to_onnx", model)
-    if (size := parts.network.theta.nbytes) > LARGEST_FILE:
+    if (size := sum(network.theta.nbytes for network in parts.networks)) > LARGEST_FILE:
         raise ParameterError(
             f"to_onnx: expected weights of at most 2 GB, which is all a file may have, got {size:,} bytes."
         )
     graph = Graph(onnx, parts)
-    dtype = parts.network.dtype
     if parts.encoder is None:
-        X = graph.input("X", dtype, (parts.network.architecture.inputs,), "samples are rows")
+        X = graph.input("X", parts.dtype, (parts.architecture.inputs,), "samples are rows")
     else:
-        X = graph.cast(encode(graph, parts.encoder), dtype)
-    z, y_hat = forward(graph, parts.network.architecture, parts.network.theta, X)
-    decode(graph, parts, z, y_hat)
+        X = graph.cast(encode(graph, parts.encoder), parts.dtype)
+    decode(graph, parts, [forward(graph, parts, number, X) for number in range(len(parts.networks))])
     content = graph.content()
     write_file(path, content)
     return content
@@ -261,14 +262,16 @@ COMPOSED: dict[str, Callable[..., str]] = {
 }
 
 
-def forward(graph: Graph, architecture: Architecture, theta: Array, X: str) -> tuple[str, str]:
-    """The last z and ŷ: `core.architecture.forward` as nodes. Dropout layers are inactive and leave nothing."""
+def forward(graph: Graph, parts: Exported, network: int, X: str) -> tuple[str, str]:
+    """The last z and ŷ of network 0, 1 …: `core.architecture.forward` as nodes. Inactive, dropout leaves nothing."""
+    architecture, theta = parts.architecture, parts.networks[network].theta
+    of = f" of network {network}" if parts.averaged else ""
     z = a = X
     for number, (layer, p) in enumerate(zip(architecture.layers, architecture.views(theta), strict=True), 1):
         if p.W is None:
             continue
-        W = graph.constant(p.W, f"W{number}")
-        b = [] if p.b is None else [graph.constant(p.b, f"b{number}")]
+        W = graph.constant(p.W, f"W{number}{of}")
+        b = [] if p.b is None else [graph.constant(p.b, f"b{number}{of}")]
         if isinstance(layer, Dense) and layer.ntk:
             a = graph("Mul", a, graph.number(layer.factor, theta.dtype))
         z = graph("Gemm", a, W, *b, transB=1) if p.W.ndim == 2 else graph("Mul", a, W)
@@ -386,12 +389,18 @@ def _rest(op: Callable[[str, str, float], str], graph: Graph, a: str, b: float) 
 # -- after the network --------------------------------------------------------------------------------------------------
 
 
-def decode(graph: Graph, parts: Exported, z: str, y_hat: str) -> None:
-    """The outputs, from the last z and ŷ (N, n_L)."""
-    dtype, n = parts.network.dtype, parts.network.architecture.outputs
+def decode(graph: Graph, parts: Exported, passes: Sequence[tuple[str, str]]) -> None:
+    """The outputs, from the last z and ŷ (N, n_L) of each network."""
+    z, y_hat = passes[0]
+    dtype, n = parts.dtype, parts.architecture.outputs
     if parts.target is not None:
-        several = parts.network.architecture.output_activation.same(softmax)
-        _columns(graph, parts.target, graph.cast(z, float), graph.cast(y_hat, float), several)
+        several = parts.architecture.output_activation.same(softmax)
+        if parts.averaged:
+            total = graph("Sum", *(graph.cast(y_hat, float) for _, y_hat in passes))
+            mean = graph("Div", total, graph.number(float(len(passes)), FLOAT64))
+            _columns(graph, parts.target, mean, 0.5, mean, several)
+        else:
+            _columns(graph, parts.target, graph.cast(z, float), 0.0, graph.cast(y_hat, float), several)
     elif parts.classes is not None:
         _answers(graph, parts.classes, y_hat, dtype, n)
     elif parts.flat:
@@ -400,8 +409,8 @@ def decode(graph: Graph, parts: Exported, z: str, y_hat: str) -> None:
         graph.output(parts.answer, y_hat, dtype, (n,))
 
 
-def _columns(graph: Graph, target: Target, z: str, y_hat: str, several: bool) -> None:
-    """`Target.decode` as nodes; z and ŷ in float64, `several` for a softmax."""
+def _columns(graph: Graph, target: Target, score: str, bound: float, y_hat: str, several: bool) -> None:
+    """`Target.decode` as nodes, in float64. The decision is the largest of `several` scores, else 1 from the bound on."""
     if target.task == "regression":
         y = graph("Mul", y_hat, graph.constant(np.array(target.scale)))
         y = graph("Add", y, graph.constant(np.array(target.mean)))
@@ -409,12 +418,12 @@ def _columns(graph: Graph, target: Target, z: str, y_hat: str, several: bool) ->
             graph.output(name, graph.pick(y, j), float)
         return
     values = np.array(target.values)
-    one, zero = (graph.number(value, FLOAT64) for value in (1.0, 0.0))
+    one, least = (graph.number(value, FLOAT64) for value in (1.0, bound))
     for j, name in enumerate(target.names):
         if several:
-            index = graph("ArgMax", z, axis=1, keepdims=0)
+            index = graph("ArgMax", score, axis=1, keepdims=0)
         else:
-            index = graph.cast(graph("GreaterOrEqual", graph.pick(z, j), zero), np.int64)
+            index = graph.cast(graph("GreaterOrEqual", graph.pick(score, j), least), np.int64)
         graph.output(name, graph("Gather", graph.constant(values), index), values.dtype)
         for k, label in enumerate(target.classes):
             p = graph.pick(y_hat, k if several else j)

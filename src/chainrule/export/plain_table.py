@@ -9,7 +9,7 @@ import csv
 import datetime
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,26 @@ import numpy as np
 from ..arrays import Array
 from ..errors import DataError
 from ..tables.columns import LARGEST, NUMBER
-from ..tables.read import DELIMITERS, GAPS
+from ..tables.read import DELIMITERS, GAPS, check_names
 
 
 class Table:
-    """Columns by name: lists, NumPy arrays, a pandas or a polars DataFrame's columns."""
+    """Columns by name: a dict of lists or NumPy arrays, a pandas or a polars DataFrame."""
 
-    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        self._columns = {name: columns[name] for name in columns}
+    def __init__(self, columns: Any) -> None:
+        names = list(getattr(columns, "columns", columns))  # a DataFrame has the attribute
+        for name in names:
+            if not isinstance(name, str):
+                raise DataError(
+                    "Encoding features: expected a dict or a DataFrame with column names that are text, "
+                    f"got the name {name!r:.40} in values of the type {type(columns).__name__}."
+                )
+        self._columns = {name: columns[name] for name in names}
+        for name, values in self._columns.items():
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise DataError(
+                    f"Column {name!r}: expected a list of values, got {values!r:.40}. Write [{values!r:.40}]."
+                )
         self.column_names = list(self._columns)
         sizes = {len(values) for values in self._columns.values()}
         if sizes == {0} or len(sizes) != 1:
@@ -129,15 +141,23 @@ def _dates(values: Iterable[Any], name: str) -> Array:
 
 def read_csv(path: str) -> Table:
     """The texts of a .csv file in UTF-8, None for gaps; the delimiter is found from the header. 1,5 is no number."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        first = next((line for line in file if line.strip("\r\n")), "")
-        delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
-        file.seek(0)
-        header, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip("\r\n")), "")
+            delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
+            file.seek(0)
+            lines = [row for row in csv.reader(file, delimiter=delimiter) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"Reading {path}: expected a table of text in UTF-8, got something else ({error}).") from None
+    if len(lines) < 2:
+        raise DataError(f"Reading {path}: expected column names and rows of data, got no rows.")
+    header, *rows = lines
+    names = [name.strip() for name in header]
+    check_names(path, names)
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"Reading {path}: expected {len(header)} fields at row {number}, got {len(row)}.")
     columns = [
         [None if field.removeprefix(" ") in GAPS else field for field in part] for part in zip(*rows, strict=True)
     ]
-    return Table({name.strip(): part for name, part in zip(header, columns, strict=True)} if rows else {})
+    return Table(dict(zip(names, columns, strict=True)))

@@ -24,7 +24,6 @@ from ..core.architecture import PREDICT_ROWS
 from ..core.layers import Dense
 from ..engine.lowering import ELEMENT, Symbol, expression, in_order, number
 from ..formulas.activations import Activation, identity, softmax
-from ..network import Network
 from ..tables import columns, read, targets
 from . import plain_table
 from .model import Classes, Exported, exported, formula, write
@@ -35,10 +34,13 @@ WIDTH = 116  # of lines of encoded numbers
 def to_python(model: Any, path: str | os.PathLike[str] | None = None) -> str:
     """A model as the text of a Python file that imports NumPy and the standard library; with `path`, it is written there.
 
-    Of a `TableModel`, the file has `predict(columns)`: a dict or a DataFrame of raw columns → a dict of columns as
-    `TableModel.predict` gives them. Values may be numbers, text, booleans and dates as Python or NumPy has them, None or
-    NaN for gaps. `python FILE data.csv` prints predictions as CSV. Of a `Network` or an estimator it has
-    `predict(X)`; of a classifier `predict_proba(X)` too, or `decision_function(X)` with a loss of margins.
+    Of a `TableModel` or an `Ensemble`, the file has `predict(columns)`: a dict or a DataFrame of raw columns → a dict of
+    columns as the model's `predict` gives them. Values may be numbers, text, booleans and dates as Python or NumPy has
+    them, None or NaN for gaps. `python FILE data.csv` prints predictions as CSV. The same of a `TabularClassifier` or a
+    `TabularRegressor`, whose columns are x0, x1 … and y, or y0, y1 …, where they have no names.
+
+    Of a `Network` or an `MLPRegressor` it has `predict(X)`; of an `MLPClassifier` `predict_proba(X)` too, or
+    `decision_function(X)` with a loss of margins.
 
     The results are those of the model, to the rounding of its dtype. The file asks for Python 3.11 and NumPy 1.26 or
     newer. Unlike the model, it takes times of day and durations only as numbers of seconds, and in CSV files no
@@ -46,6 +48,7 @@ def to_python(model: Any, path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         ParameterError: a model that cannot be exported, or an activation that does what only arrays can.
+        NotTrainedError: an estimator that is not fitted.
         OutputError: the file could not be written; what was there before is untouched.
     """
     parts = exported("to_python", model)
@@ -60,9 +63,9 @@ def _parts(parts: Exported) -> list[str]:
     body = [
         *map(source, (errors.ChainRuleError, errors.DataError, errors.ShapeError, arrays.check_matrix)),
         *(_before(parts.encoder) if parts.encoder else []),
-        *_network(parts.network),
+        *_network(parts),
         *_after(parts),
-        "\n".join(_numbers(parts.network)),
+        "\n".join(_numbers(parts)),
         *([MAIN] if table else []),
     ]
     return [_head(parts, "\n".join(body)), *body]
@@ -81,7 +84,7 @@ def _head(parts: Exported, body: str) -> str:
         "GAPS": read.GAPS,
         "DELIMITERS": read.DELIMITERS,
     }
-    modules = ("base64", "csv", "datetime", "difflib", "math", "re", "sys")
+    modules = ("base64", "collections", "csv", "datetime", "difflib", "math", "re", "sys")
     words = set(re.findall(r"\w+", body))
     abstract = [name for name in ("Iterable", "Mapping", "Sequence") if name in words]
     lines = [
@@ -105,7 +108,7 @@ def _head(parts: Exported, body: str) -> str:
         "",
         "Array = npt.NDArray[Any]",
         *(["Column = Class = Any", "Task = ClassKind = str"] if names else []),
-        f"real = np.{parts.network.dtype}",
+        f"real = np.{parts.dtype}",
         *(f"{name} = {value!r}" for name, value in values.items() if name in words),
     ]
     return "\n".join(lines)
@@ -138,7 +141,7 @@ def _before(encoder: columns.Encoder) -> list[str]:
         plain.as_text,
         plain._plain_text,
     ]
-    reading += [plain._places, plain._truths, plain._dates, plain.read_csv]
+    reading += [plain._places, plain._truths, plain._dates, read.check_names, plain.read_csv]
     return [
         *map(source, (errors.did_you_mean, plain.Table, *reading, columns.scaled, columns.waves, columns._days)),
         *map(source, (columns.NumberColumn, columns.CategoryColumn, columns.BooleanColumn, columns.DateColumn)),
@@ -149,19 +152,20 @@ def _before(encoder: columns.Encoder) -> list[str]:
     ]
 
 
-def _network(network: Network) -> list[str]:
-    """The activations, and the forward pass."""
+def _network(parts: Exported) -> list[str]:
+    """The activations, and the forward pass; of several networks, that of number 0, 1 …"""
     functions: dict[Activation, str] = {}
     lines = []
-    views = network.architecture.views(network.theta)
-    for k, (layer, p) in enumerate(zip(network.architecture.layers, views, strict=True), 1):
+    at, also, given = ("[network]", ", network: int", ", network") if parts.averaged else ("", "", "")
+    views = parts.architecture.views(parts.networks[0].theta)
+    for k, (layer, p) in enumerate(zip(parts.architecture.layers, views, strict=True), 1):
         if p.W is None:
             continue
-        lines.append(f"z = a @ W{k}.T" if p.W.ndim == 2 else f"z = a * W{k}")
+        lines.append(f"z = a @ W{k}{at}.T" if p.W.ndim == 2 else f"z = a * W{k}{at}")
         if isinstance(layer, Dense) and layer.ntk:
             lines.append(f"z *= {layer.factor!r}")
         if p.b is not None:
-            lines.append(f"z += b{k}")
+            lines.append(f"z += b{k}{at}")
         if layer.g not in functions and layer.g != identity:
             name = f"g_{layer.g.name}"
             functions[layer.g] = f"{name}_{k}" if name in functions.values() else name
@@ -169,10 +173,11 @@ def _network(network: Network) -> list[str]:
     written = [_function(name, formula("to_python", g), str(g)) for g, name in functions.items()]
     body = textwrap.indent("\n".join(lines), "    ")
     forward = (
-        f'def forward(a: Array) -> tuple[Array, Array]:\n    """The last z and ŷ (N, n_L)."""\n{body}\n    return z, a'
+        f'def forward(a: Array{also}) -> tuple[Array, Array]:\n    """The last z and ŷ (N, n_L)."""\n'
+        f"{body}\n    return z, a"
     )
     helpers = [text for name, text in HELPERS.items() if any(f"{name}(" in function for function in written)]
-    return [*helpers, *written, forward, OUTPUTS]
+    return [*helpers, *written, forward, OUTPUTS.replace("{also}", also).replace("{given}", given)]
 
 
 def _function(name: str, result: Symbol, title: str) -> str:
@@ -200,19 +205,27 @@ HELPERS = {
 }
 
 OUTPUTS = '''\
-def outputs(X: Any) -> tuple[Array, Array]:
+def outputs(X: Any{also}) -> tuple[Array, Array]:
     """The last z and ŷ (N, n_L) of checked rows X (N, n_0)."""
     X = check_matrix("predict", "X", X, INPUTS, np.dtype(real))
     with np.errstate(all="ignore"):
-        passes = [forward(X[i : i + PREDICT_ROWS]) for i in range(0, len(X), PREDICT_ROWS)]
+        passes = [forward(X[i : i + PREDICT_ROWS]{given}) for i in range(0, len(X), PREDICT_ROWS)]
     z, y_hat = (np.concatenate(parts) for parts in zip(*passes))
     return z, y_hat'''
 
 TABLE_PREDICT = '''\
 def predict(columns: Mapping[str, Sequence[Any]] | Table) -> dict[str, Any]:
     """Columns of predictions, and the probability of each class as "target=class", from raw columns by name."""
-    z, y_hat = outputs(ENCODER.encode(columns if isinstance(columns, Table) else Table(columns)))
-    return TARGET.decode(y_hat.astype(np.float64), {decisions})'''
+    X = ENCODER.encode(columns if isinstance(columns, Table) else Table(columns))
+{answer}'''
+
+ONE = """\
+    z, y_hat = outputs(X)
+    return TARGET.decode(y_hat.astype(np.float64), {decisions})"""
+
+MEAN = """\
+    y_hat = np.mean([outputs(X, network)[1].astype(np.float64) for network in range(NETWORKS)], axis=0)
+    return TARGET.decode(y_hat)"""
 
 MAIN = '''\
 def main() -> None:
@@ -235,14 +248,15 @@ if __name__ == "__main__":
 def _after(parts: Exported) -> list[str]:
     """From ŷ to what `predict` returns."""
     if parts.target is not None:
-        output = parts.network.architecture.output_activation
+        output = parts.architecture.output_activation
         decisions = "z.argmax(axis=1)" if output.same(softmax) else "(z >= 0).astype(np.int64)"
         decisions = "None" if parts.target.task == "regression" else decisions
+        answer = MEAN if parts.averaged else ONE.replace("{decisions}", decisions)
         return [
             source(targets._restore),
             excerpt(targets.Target, "values", "decisions", "decode"),
             f"TARGET = {parts.target!r}",
-            TABLE_PREDICT.replace("{decisions}", decisions),
+            TABLE_PREDICT.replace("{answer}", answer),
         ]
     if parts.classes is None:
         answer = "y_hat.ravel()" if parts.flat else "y_hat"
@@ -264,21 +278,24 @@ def _predict(name: str, what: str, answer: str) -> str:
     return text + f"    _, y_hat = outputs(X)\n    return {answer}"
 
 
-def _numbers(network: Network) -> list[str]:
-    """The weights: little-endian bytes in base64."""
+def _numbers(parts: Exported) -> list[str]:
+    """The weights: little-endian bytes in base64; those of several networks as one array, network by network."""
     lines = [
-        f"INPUTS = {network.architecture.inputs}",
+        f"INPUTS = {parts.architecture.inputs}",
+        *([f"NETWORKS = {len(parts.networks)}"] if parts.averaged else []),
         "",
         "",
         "def stored(text: str, *shape: int) -> Array:",
         '    """The numbers in base64 text."""',
-        f'    return np.frombuffer(base64.b64decode(text), "<f{network.dtype.itemsize}").reshape(shape).astype(real)',
+        f'    return np.frombuffer(base64.b64decode(text), "<f{parts.dtype.itemsize}").reshape(shape).astype(real)',
         "",
         "",
     ]
-    for k, p in enumerate(network.architecture.views(network.theta), 1):
-        for name, part in zip("Wb", p, strict=True):
-            if part is not None:
+    thetas = [network.theta for network in parts.networks]
+    for k, each in enumerate(zip(*map(parts.architecture.views, thetas), strict=True), 1):
+        for name, stack in zip("Wb", zip(*each, strict=True), strict=True):
+            if stack[0] is not None:
+                part = np.stack(stack) if parts.averaged else stack[0]
                 lines.append(f"{name}{k} = stored({_encoded(part)}, {', '.join(map(str, part.shape))})")
     return lines
 

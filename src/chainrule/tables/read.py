@@ -139,7 +139,7 @@ def _read_parquet(path: Path) -> pa.Table:
             raise DataError(f"Reading {path}: expected a Parquet file, got something else or a damaged one.") from error
     if table.num_rows == 0:
         raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
-    _check_names(path, kept)
+    check_names(path, kept)
     return table.select(kept)
 
 
@@ -156,7 +156,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
         if not header:
             raise DataError(f"Reading {path}: expected a table, got only empty lines.")
         names = [name.strip() for name in header]
-        _check_names(path, names)
+        check_names(path, names)
         if not sample:
             raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
         comma = delimiter == ";" and any(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", field) for row in sample for field in row)
@@ -183,7 +183,8 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     return table.rename_columns(names)
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def check_names(path: Any, names: Sequence[str]) -> None:
+    """Raise DataError for column names that are empty or occur twice."""
     empty = [str(i) for i, name in enumerate(names, 1) if not name]
     if empty:
         raise DataError(

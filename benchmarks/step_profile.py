@@ -33,7 +33,7 @@ alone, so these parts need not add up. “Products alone” are the same matrix 
 many threads of its own; products of at most 300 multiplications are loops of the kernel, which are not counted as products.
 """
 PARTS = ("products", "activations", "loss", "update")
-STEPS = [4000, 1000, 100, 20, 2]
+STEPS = [4000, 1000, 80, 20, 2]  # of each network, a part of an epoch or some epochs
 
 
 @numba.cfunc("void()")
@@ -59,6 +59,7 @@ def without(problem: Problem, part: str, steps: int) -> Callable[[], None]:
     theta, slots = net.theta.copy(), [np.zeros(net.P, np.float32) for _ in range(2)]
     rates = np.full(min(steps, problem.batches), 1e-3)
     rounds = steps // len(rates)
+    assert rounds * len(rates) == steps
 
     def run() -> None:
         for _ in range(rounds):

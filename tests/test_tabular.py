@@ -79,7 +79,7 @@ CONFIGURATIONS = [
         {"dtype": "float32"},
         {"monitor": "cost", "patience": 10, "tolerance": 1e-4} | own,
         {"dropout": 0.05, "hidden": (16,), "clip_norm": 5.0, "starts": 2, "valid_fraction": 0.3},
-        {"folds": 2},
+        {"folds": 2, "epochs": 60},
         {"scale_layer": False, "ntk": False, "optimizer": "adamw", "learning_rate": 0.05, "activation": "relu"},
         {**ALL_ROWS, "epochs": 100, "scaling": "none"},
         {**ALL_ROWS, "epochs": 60, "scaling": "standard", "l2": 1e-4, "hidden": (8, 4), "activation": ("tanh", "mish")},

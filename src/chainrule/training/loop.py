@@ -176,8 +176,10 @@ def first_snapshot(
     Raises:
         ParameterError, ShapeError: `state` is not of this optimizer, or of another number of parameters.
     """
+    snapshot = Snapshot(identity, start, theta, {})
     if state is None:
-        state = {name: np.zeros_like(theta) for name in optimizer.slots}
+        slots = {name: aligned(theta.shape, theta.dtype) for name in optimizer.slots}
+        return replace(own(snapshot), slots=slots)
     if set(state) != set(optimizer.slots):
         raise ParameterError(
             f"fit: expected the optimizer's state {list(optimizer.slots)}, got {list(state)}. "
@@ -186,11 +188,7 @@ def first_snapshot(
     for slot in state.values():
         if slot.shape != theta.shape:
             raise ShapeError(f"fit: expected state of {theta.size} parameters, got shape {slot.shape}.")
-    return own(
-        Snapshot(
-            identity, start, theta, {name: state[name].astype(theta.dtype, copy=False) for name in optimizer.slots}
-        )
-    )
+    return own(replace(snapshot, slots={name: state[name].astype(theta.dtype, copy=False) for name in optimizer.slots}))
 
 
 def own(snapshot: Snapshot) -> Snapshot:

@@ -59,6 +59,21 @@ def test_a_sound_run_is_left_as_it_is():
     np.testing.assert_array_equal(safe.model.network.theta, plain.model.network.theta)
 
 
+def test_a_stop_in_the_second_run_is_not_forgotten(monkeypatch):
+    """The first run's epoch is kept, as it is the better one; that the user stopped is said all the same."""
+    settings = Settings(epochs=8, hidden=(32, 32), test_fraction=0.0, engine="array")
+    stopped, plain = problem(settings), problem(settings)
+    troubles = iter(["It went wrong."])
+    monkeypatch.setattr("chainrule.table_model.thrown_out", lambda run: next(troubles, None))
+    rows = []
+    run = fit(stopped, lambda row: rows.append(row) or len(rows) == 9)
+    monkeypatch.undo()
+    first = fit(plain)
+    assert run.reason == "callback" and len(rows) == 9 and len(run.notes) == 1
+    assert run.best_score == first.best_score < rows[8]["valid_rmse"]
+    np.testing.assert_array_equal(stopped.model.network.theta, plain.model.network.theta)
+
+
 @pytest.mark.parametrize(
     ("costs", "rate", "reason", "lost"),
     [

@@ -31,6 +31,7 @@ from .inspection.graph import Graph, computation_graph
 from .inspection.jacobians import LIMIT, CompactJacobian, Layout, Of, Wrt, jacobian
 from .inspection.trace import Trace, trace
 from .training.loop import (
+    STOPPED,
     Data,
     OnEpoch,
     OnProgress,
@@ -722,11 +723,11 @@ class Network:
             except DivergenceError as error:
                 diverged, reason = error, "diverged"
             runs.append(_finished(training, reason))
-            if reason in ("interrupted", "callback", "time"):
+            if reason in STOPPED:
                 break
         sound = [run for run in runs if run.reason != "diverged"] or runs
         best = min(sound, key=lambda run: run.best_score)
-        reason = runs[-1].reason if runs[-1].reason in ("interrupted", "callback", "time") else best.reason
+        reason = runs[-1].reason if runs[-1].reason in STOPPED else best.reason
         best = replace(best, starts=[run.best_score for run in runs], reason=reason)
         kept = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
         assert kept is not None

@@ -28,7 +28,7 @@ from .plain import from_plain
 from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
 from .tables.split import split_rows
 from .tables.targets import Target, infer_target
-from .training.loop import OnEpoch, OnProgress, Plan
+from .training.loop import STOPPED, OnEpoch, OnProgress, Plan
 from .training.optimizers import SGD, Adam, AdamW, Optimizer
 from .training.schedules import find_schedule
 
@@ -564,7 +564,8 @@ def fit(problem: Problem, on_epoch: OnEpoch | None = None, on_progress: OnProgre
     theta = best.snapshot.best_theta if best.best_epoch else best.snapshot.theta
     assert theta is not None
     _put(network, theta)
-    return dataclasses.replace(best, notes=tuple(notes))
+    reason = run.reason if run.reason in STOPPED else best.reason
+    return dataclasses.replace(best, notes=tuple(notes), reason=reason)
 
 
 def _put(network: Network, theta: Array) -> None:

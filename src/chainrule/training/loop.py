@@ -533,6 +533,8 @@ def interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, usual)
 
 
+STOPPED = ("interrupted", "callback", "time")  # ways to end after which nothing else is to be trained either
+
 OnEpoch = Callable[[Row], bool | None]
 OnProgress = Callable[[float], None]
 

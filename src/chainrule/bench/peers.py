@@ -20,7 +20,7 @@ import numpy as np
 import chainrule as cr
 
 from ..arrays import Array
-from ..engine.choice import cores
+from ..engine.choice import cores, missing
 from .floor import floor, products
 from .problems import BETA1, BETA2, EPS, LEARNING_RATE, Problem, Work, network
 
@@ -467,7 +467,9 @@ PREDICTORS: dict[str, Make] = {
 
 def chainrule_gradients(problem: Problem, work: Work, reuse: bool = False) -> Contender:
     """`Network.per_sample_gradients`, or with `reuse` into the array of the call before, as a loop over batches does."""
-    net = network(problem).compile(problem.threads)
+    net = network(problem)
+    if missing() is None:
+        net.compile(problem.threads)
     out = np.empty((problem.rows, net.P), np.float32) if reuse else None
     return Contender(lambda: net.per_sample_gradients(work.X, work.y, aggregate="sum", out=out))
 

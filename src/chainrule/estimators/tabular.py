@@ -84,7 +84,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
                 number that is not finite; the message names the first one.
 
         Warns:
-            UserWarning: a column is left out, or the training was interrupted.
+            UserWarning: a column is left out, or the training was interrupted or started again.
         """
         settings = self._settings()
         if validation is not None and settings.folds is not None:
@@ -121,7 +121,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
             for problem in problems[: len(runs)]
         ]
         self.model_ = models[0] if folds is None else Ensemble(tuple(models))
-        self.runs_, self.notes_, self.out_of_fold_ = runs, notes, None
+        self.runs_, self.out_of_fold_ = runs, None
         if folds is not None:
             rows, y_hat = folds.out_of_fold(len(runs))
             values = self._values(y_hat)
@@ -129,6 +129,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
             self.out_of_fold_[rows] = values
         if runs[-1].reason == "interrupted":
             notes += ("Training interrupted by user.",)
+        self.notes_ = notes
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         return self

@@ -31,7 +31,8 @@ class TabularRegressor(RegressorMixin, Tabular):  # type: ignore[misc]
         average_outputs: a row's loss is the mean over its targets, not their sum.
         l1, l2: the penalties l1·Σ|w| and l2/2·Σw².
         optimizer: "sgd", "momentum", "nesterov", "adam" or "adamw".
-        learning_rate: η; None: 0.07 for numbers and 0.04 for classes, 0.002 without ntk.
+        learning_rate: η; None: 0.03 for numbers and 0.04 for classes, 0.002 without ntk, and half of it for a
+            network that it throws out.
         momentum: of momentum and nesterov. beta1, beta2, eps: of adam and adamw. weight_decay: of adamw.
         schedule: η(t) as a factor, by name, such as "constant", "cosine", "coslog4".
         batch_size: rows in one step. drop_last: leave out the short batch at the end of an epoch.
@@ -54,7 +55,7 @@ class TabularRegressor(RegressorMixin, Tabular):  # type: ignore[misc]
     Attributes:
         network_, networks_: the `chainrule.Network`; with `folds` the first one, and all.
         encoder_, target_: how X and y become numbers, and back. model_: all of these, as in a model file.
-        runs_: the `Run` of each network, with its history. notes_: what was left out and why.
+        runs_: the `Run` of each network, with its history. notes_: what was left out and why, and what happened in training.
         out_of_fold_: with `folds`, predictions of each row by the network that did not learn from it.
         n_features_in_, feature_names_in_: the columns of X, the latter if they had names.
     """

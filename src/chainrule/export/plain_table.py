@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError
-from ..tables.columns import LARGEST, NUMBER
+from ..tables.columns import NUMBER, check_size
 from ..tables.read import DELIMITERS, GAPS, check_names
 
 
@@ -64,17 +64,8 @@ def wrong(value: Any, name: str, row: int, expected: str) -> DataError:
 def numbers(values: Any, name: str) -> Array:
     """(N,) float64 with NaN for gaps; text that reads as a number counts."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        x = values.astype(np.float64)
-    else:
-        x = np.array([_number(value, name, row) for row, value in enumerate(values, 1)])
-    huge = np.abs(x) > LARGEST
-    if huge.any():
-        row = int(np.argmax(huge))
-        raise DataError(
-            f"Column {name!r}: expected finite numbers (up to {LARGEST:g}), got {x[row]} at row {row + 1}. "
-            "Correct it, or leave it empty."
-        )
-    return x
+        return check_size(values.astype(np.float64), name)
+    return check_size(np.array([_number(value, name, row) for row, value in enumerate(values, 1)]), name)
 
 
 def _number(value: Any, name: str, row: int) -> float:

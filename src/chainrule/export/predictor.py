@@ -143,7 +143,18 @@ def _before(encoder: columns.Encoder) -> list[str]:
     ]
     reading += [plain._places, plain._truths, plain._dates, read.check_names, plain.read_csv]
     return [
-        *map(source, (errors.did_you_mean, plain.Table, *reading, columns.scaled, columns.waves, columns._days)),
+        *map(
+            source,
+            (
+                errors.did_you_mean,
+                plain.Table,
+                columns.check_size,
+                *reading,
+                columns.scaled,
+                columns.waves,
+                columns._days,
+            ),
+        ),
         *map(source, (columns.NumberColumn, columns.CategoryColumn, columns.BooleanColumn, columns.DateColumn)),
         excerpt(columns.Encoder, "feature_names", "encode"),
         "\n".join(

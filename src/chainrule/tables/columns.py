@@ -103,7 +103,15 @@ def numbers(column: pa.ChunkedArray, name: str) -> Array:
     if pa.types.is_time(column.type) or pa.types.is_duration(column.type):
         seconds = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[column.type.unit]
         column = column.cast(pa.int32() if pa.types.is_time32(column.type) else pa.int64())
-    values: Array = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64) * seconds
+    return check_size(np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64) * seconds, name)
+
+
+def check_size(values: Array, name: str) -> Array:
+    """The numbers (N,) of a column as they are; NaN is a gap.
+
+    Raises:
+        DataError: one is beyond ±LARGEST (the first row is named).
+    """
     huge = np.abs(values) > LARGEST
     if huge.any():
         row = int(np.argmax(huge))

@@ -259,7 +259,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 def about() -> dict[str, Any]:
     """The machine and the versions."""
-    names = ("chainrule", "numpy", "scikit-learn", "torch", "pytabkit", "numba", "scipy-openblas32")
+    names = ("chainrule", "numpy", "scikit-learn", "torch", "pytabkit", "numba")
     versions = {}
     for name in names:
         try:

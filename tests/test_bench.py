@@ -16,7 +16,7 @@ from chainrule.bench.problems import JACOBIANS, PER_SAMPLE, Problem, work
 
 SMALL = Problem((5, 16, 12, 3), 16, batches=6)
 TWO = Problem((5, 8, 2), 4, batches=3)
-NEEDS = {"chainrule, compiled": ["numba", "scipy_openblas32"], "scikit-learn": ["sklearn"], "torch": ["torch"], "JAX": ["jax"], "Keras": ["keras", "jax"],
+NEEDS = {"chainrule, compiled": ["numba"], "scikit-learn": ["sklearn"], "torch": ["torch"], "JAX": ["jax"], "Keras": ["keras", "jax"],
          "onnxruntime": ["onnxruntime", "onnx"], peers.FLOOR: ["numba", "scipy_openblas32"]}  # fmt: skip
 
 

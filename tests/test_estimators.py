@@ -546,7 +546,6 @@ def test_in_company():
 
 def test_compiled_engine():
     pytest.importorskip("numba")
-    pytest.importorskip("scipy_openblas32")
     targets = np.column_stack([PROGRESS, PATIENTS[:, 0]])
     settings = {
         "solver": "sgd",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-pytest.importorskip("scipy_openblas32")
 
 import chainrule as cr
 from chainrule.engine import lowering, passes

@@ -1,6 +1,7 @@
 """The floor: the matrix products of a training step and nothing else, from one compiled loop over OpenBLAS.
 
-The loop calls the engine's own copy of OpenBLAS, whose threads are turned up for the floor's turns only.
+OpenBLAS is a copy of our own, whose threads are turned up for the floor's turns only. The engine's own products are
+faster for many shapes, so that a whole step can take less than this.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..engine.blas import CORE_TYPE, WIDE, has_avx512
+from .openblas import CORE_TYPE, WIDE, has_avx512, library, product_address
 from .problems import Problem
 
 BEST = {CORE_TYPE: "SkylakeX"}
@@ -65,10 +66,9 @@ def floor(table: Array, steps: int) -> tuple[Callable[[], None], Callable[[int],
     """The products of so many steps, and what sets the threads of the library."""
     import numba as nb
 
-    from ..engine.blas import library, product_address
-    from ..engine.kernel import call
+    from ..engine.memory import call
 
-    gemm = product_address(float32=True)
+    gemm = product_address()
 
     @nb.njit(nb.void(nb.int64, nb.int64[:, ::1], nb.int64), error_model="numpy", nogil=True)
     def run(gemm: Any, table: Any, steps: Any) -> None:

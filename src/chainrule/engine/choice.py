@@ -29,11 +29,7 @@ class NotCompiledError(Exception):
 
 def missing() -> str | None:
     """What the compiled engine lacks here, in words, or None."""
-    lacking = [name for name in ("numba", "scipy_openblas32") if importlib.util.find_spec(name) is None]
-    if not lacking:
-        return None
-    names = " and ".join(lacking).replace("_", "-")
-    return f"{names} {'are' if len(lacking) > 1 else 'is'} not installed"
+    return None if importlib.util.find_spec("numba") else "numba is not installed"
 
 
 def operations(architecture: Architecture, rows: int) -> int:

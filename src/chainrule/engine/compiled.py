@@ -18,16 +18,18 @@ from ..arrays import LINE, Array, aligned
 from ..core.architecture import Architecture
 from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Scale
+from ..formulas.activations import Activation, identity
 from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
 from ..training.optimizers import SGD, Optimizer
-from . import blas, kernel, passes
+from . import kernel, passes, products
 from .choice import NotCompiledError
 from .lowering import Untraceable
 from .threads import Team, yield_address
 
 FEW, MANY = 64, 256  # rows that one thread predicts at a time, with small weights and with large ones
 SMALL = 2**14  # numbers of the largest W up to which weights are small
+LARGE = 2**14  # multiplications of a first layer from which the batch's rows are read where they lie in X
 PAGE = 4096  # bytes that the system prepares at their first touch, or a part of them
 LARGEST = {"float32": 1e30, "float64": 1e300}  # sums of squares below this are safe to update with
 
@@ -36,7 +38,7 @@ class Layout:
     """Hands out places in a workspace, each aligned."""
 
     def __init__(self, itemsize: int) -> None:
-        self.step = LINE // itemsize
+        self.itemsize, self.step = itemsize, LINE // itemsize
         self.size = 0
 
     def take(self, count: int) -> int:
@@ -51,9 +53,14 @@ class Layout:
 
 
 def describe(
-    architecture: Architecture, dtype: str, rows: int, layout: Layout, training: bool
+    architecture: Architecture,
+    activations: Sequence[Activation],
+    dtype: str,
+    rows: int,
+    layout: Layout,
+    training: bool,
 ) -> tuple[Array, Array, int]:
-    """The tables of layers and factors, with buffers for `rows` rows, and how much scratch a pass needs.
+    """The tables of layers and factors, with buffers for `rows` rows, and how much scratch passes and products need.
 
     Raises:
         NotCompiledError: a layer of one's own, or an activation that is no loop over numbers.
@@ -61,23 +68,24 @@ def describe(
     layers = np.zeros((len(architecture.layers), 11), np.int64)
     factors = np.zeros((len(architecture.layers), 2))
     scratch = 0
-    for number, (layer, (at_W, at_b)) in enumerate(zip(architecture.layers, architecture.places, strict=True)):
+    given = zip(architecture.layers, activations, architecture.places, strict=True)
+    for number, (layer, g, (at_W, at_b)) in enumerate(given):
         kinds: dict[type, int] = {Dense: kernel.DENSE, Scale: kernel.SCALE, Dropout: kernel.DROPOUT}
         if type(layer) not in kinds:
             raise NotCompiledError(f"{architecture.describe(number + 1)} is a layer of your own")
         n, m = architecture.sizes[number : number + 2]
         row = layers[number]
         row[[kernel.KIND, kernel.INPUTS, kernel.UNITS]] = kinds[type(layer)], n, m
-        row[kernel.ROWWISE] = layer.g.rowwise
+        row[kernel.ROWWISE] = g.rowwise
         row[kernel.AT_W] = -1 if at_W is None else at_W.start
         row[kernel.AT_B] = -1 if at_b is None else at_b.start
         row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
-            forward, backward = (passes.ready(kind, layer.g, dtype) for kind in (passes.forward, passes.backward))
+            forward, backward = (passes.ready(kind, g, dtype) for kind in (passes.forward, passes.backward))
         except (Untraceable, NumbaError) as error:
-            raise NotCompiledError(f"the activation {layer.g} is no loop over numbers ({first_line(error)})") from None
-        moved = not passes.keeps(layer.g)
+            raise NotCompiledError(f"the activation {g} is no loop over numbers ({first_line(error)})") from None
+        moved = not passes.keeps(g)
         if moved or row[kernel.KIND] == kernel.DROPOUT:
             row[kernel.AT_A] = layout.take(rows * m)
         if moved or at_b is not None:
@@ -85,7 +93,8 @@ def describe(
         if training:
             row[kernel.AT_DELTA] = layout.take(rows * m)
             row[kernel.BACKWARD] = backward.address if moved else 0
-        scratch = max(scratch, forward.scratch(m), backward.scratch(m))
+        of_products = products.room(n, m, rows, training, layout.itemsize) // layout.itemsize
+        scratch = max(scratch, forward.scratch(m), backward.scratch(m), of_products)
     return layers, factors, scratch
 
 
@@ -107,9 +116,10 @@ class Predictor:
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
         small = max(int(np.prod(layer.W_shape or ())) for layer in architecture.layers) <= SMALL
         self.block = FEW if small else MANY
-        layers, factors, scratch = describe(architecture, dtype.name, self.block, layout, training=False)
+        activations = [layer.g for layer in architecture.layers]
+        layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
+        run[kernel.PRODUCT] = products.function(dtype.name).address
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
@@ -225,7 +235,8 @@ class Trainer:
         if len(optimizer.coefficients(1)) > kernel.COEFFICIENTS or len(optimizer.slots) > passes.SLOTS:
             raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
-        self.layers, self.factors, scratch = describe(architecture, dtype.name, B, layout, training=True)
+        activations = [*(layer.g for layer in architecture.layers[:-1]), identity if pair else g]
+        self.layers, self.factors, scratch = describe(architecture, activations, dtype.name, B, layout, training=True)
         try:
             kinds = (passes.value, passes.slope) if aggregated else (passes.loss_and_slope,)
             of_loss = [passes.ready(kind, pair or loss, dtype.name) for kind in kinds]
@@ -237,15 +248,19 @@ class Trainer:
         scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
         run = self.run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.PRODUCT] = blas.product_address(dtype == np.float32)
+        run[kernel.PRODUCT] = products.function(dtype.name).address
         run[kernel.GIVE_WAY] = yield_address()
         places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
         for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):
             run[at] = part.address
         run[kernel.AGGREGATE] = aggregate_address(cost.aggregate) if aggregated else 0
-        run[kernel.ROWS], run[kernel.BATCH], run[kernel.GATHERED] = settings.rows, B, settings.gathered
+        run[kernel.ROWS], run[kernel.BATCH] = settings.rows, B
         by_rows = run[kernel.BY_ROWS] = B * sum(architecture.sizes[1:]) > architecture.P
-        if settings.gathered:
+        n_0, n_1 = architecture.sizes[:2]
+        in_place = type(architecture.layers[0]) is Dense and B * n_0 * n_1 > LARGE
+        run[kernel.PICKED] = settings.gathered and in_place
+        run[kernel.COPIED] = settings.gathered and not in_place
+        if run[kernel.COPIED]:
             size = layout.round_up(B * architecture.inputs)
             run[kernel.X_SIZE] = 0 if by_rows else size
             run[kernel.AT_X] = layout.take(size if by_rows else threads * size)
@@ -253,7 +268,7 @@ class Trainer:
         run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
-        run[kernel.ON_LOGITS], run[kernel.SUMMED] = pair is not None, cost.aggregate.over_epoch == "sum"
+        run[kernel.SUMMED] = cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
         run[kernel.CLIPPED] = settings.clip_norm is not None
 

@@ -1,7 +1,7 @@
 """The training loop and the forward pass, compiled once for each dtype: steps in blocks, with no Python inside.
 
 The kernel knows everything by numbers: sizes, places in θ and in the workspace, and the addresses of the passes that
-apply an activation, a loss or an update rule (`passes`). Matrix products go straight to BLAS. Memory is handed on by
+apply an activation, a loss or an update rule (`passes`) and of matrix products (`products`). Memory is handed on by
 address, and looked at through `view`; `one` is the number 1 of the network's dtype, which tells the compiler the type.
 
 Threads share one step, in one of two ways. By units: each owns a part of every layer's units; it computes their z and a
@@ -14,17 +14,27 @@ depends on who came first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from ..arrays import LINE
 from ..counter import Purpose
+from .memory import (
+    add_and_get,
+    borrowed,
+    call,
+    cast,
+    compiled,
+    copy,
+    fill,
+    in_order,
+    inlined,
+    look,
+    number,
+    stream,
+    view,
+    widest,
+    width,
+)
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
 KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD, ROWWISE = range(11)
@@ -37,9 +47,8 @@ PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, SAMPLES, COUNTER = range(7, 17)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
 ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(17, 27)
-BY_ROWS, GATHERED, ON_LOGITS, SUMMED, PENALISE_BIASES, CLIPPED = range(27, 33)
-AT_TURNED = 37
-SLOTS = 33  # addresses of the optimizer's vectors, of which there may be four
+BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, CLIPPED, AT_TURNED = range(27, 34)
+SLOTS = 34  # addresses of the optimizer's vectors, of which there may be four
 DESCRIPTION = 38  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
@@ -51,127 +60,11 @@ PHI, PENALTY, SQUARES = range(3)
 WHO, FROM, TO = range(3)
 DROPOUT_PURPOSE = int(Purpose.DROPOUT)
 
+NO, YES = np.int64(0), np.int64(1)  # numbers of a type, not constants, for each of which Numba compiles a version
 COEFFICIENTS = 8  # numbers that an update rule may have for each step
-ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's codes
-SMALL = 300  # multiplications below which a loop is faster than a call to BLAS
+SMALL = 300  # multiplications below which plain loops are faster than `products`
 MANY = 512  # rows of a prediction from which it pays to transpose small weights first
 RUN = 2048  # squares that are added in float32 before they go to float64
-SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
-
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-# For what two functions share: a call is 5 % of a small step.
-inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, forceinline=True)
-in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-
-
-# -- what Numba does not have -----------------------------------------------------------------------------------------
-
-
-@intrinsic
-def call(typing_context: Any, address: Any, arguments: Any) -> Any:
-    """Call the C function at an address with a tuple of numbers; pointers are whole numbers too."""
-    signature = types.void(types.int64, arguments)
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        given = cgutils.unpack_tuple(builder, values[1])
-        function = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-        builder.call(builder.inttoptr(values[0], function.as_pointer()), given)
-        return context.get_dummy_value()
-
-    return signature, build
-
-
-@intrinsic
-def view(typing_context: Any, address: Any, count: Any, like: Any) -> Any:
-    """The numbers at an address as a vector, of the type of `like`.
-
-    Its indices count up from 0, so LLVM sees that none is negative, and nothing counts who refers to it.
-    """
-    like = types.unliteral(like)
-    vector = types.Array(like, 1, "C")
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        made = arrayobj.make_array(vector)(context, builder)
-        number = context.get_data_type(like)
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(number))
-        data = builder.inttoptr(values[0], number.as_pointer())
-        arrayobj.populate_array(made, data, [values[1]], [itemsize], itemsize, None)
-        return made._getvalue()
-
-    return vector(types.int64, types.int64, like), build
-
-
-@intrinsic
-def number(typing_context: Any, address: Any, like: Any) -> Any:
-    """The number at an address, of the type of `like`."""
-    like = types.unliteral(like)
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(builder.inttoptr(values[0], context.get_data_type(like).as_pointer()))
-
-    return like(types.int64, like), build
-
-
-@intrinsic
-def width(typing_context: Any, like: Any) -> Any:
-    """The bytes of a number of the type of `like`, known when it is compiled."""
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return context.get_constant(types.int64, context.get_abi_sizeof(context.get_data_type(like)))
-
-    return types.int64(like), build
-
-
-@intrinsic
-def cast(typing_context: Any, like: Any, value: Any) -> Any:
-    """A float64 in the type of `like`."""
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return context.cast(builder, values[1], types.float64, like)
-
-    return like(like, types.float64), build
-
-
-@intrinsic
-def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
-    """Add to the whole number at an address, at once for all threads, and return the sum."""
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
-        return builder.add(builder.atomic_rmw("add", pointer, values[1], "seq_cst"), values[1])
-
-    return types.int64(types.int64, types.int64), build
-
-
-@intrinsic
-def look(typing_context: Any, address: Any) -> Any:
-    """The whole number at an address as another thread last left it."""
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load_atomic(builder.inttoptr(values[0], ir.IntType(64).as_pointer()), "acquire", 8)
-
-    return types.int64(types.int64), build
-
-
-@intrinsic
-def stream(typing_context: Any, factor: Any, source: Any, target: Any) -> Any:
-    """Write `factor` times a cache line of numbers at `source` to the line that begins at `target`, past the caches.
-
-    An ordinary store would first fetch the line that it overwrites: half of all traffic, where results fill memory.
-    """
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        count = LINE // context.get_abi_sizeof(context.get_data_type(factor))
-        vector = ir.VectorType(context.get_data_type(factor), count)
-        numbers = builder.load(builder.inttoptr(values[1], vector.as_pointer()), align=1)
-        first, nothing = ir.Constant(ir.IntType(32), 0), ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(nothing, values[0], first)
-        factors = builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
-        store = builder.store(builder.fmul(numbers, factors), builder.inttoptr(values[2], vector.as_pointer()), LINE)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
-
-    return types.void(factor, types.int64, types.int64), build
 
 
 @compiled
@@ -189,16 +82,14 @@ def meet(counter, goal, give_way):
 # -- products ---------------------------------------------------------------------------------------------------------
 
 
-@compiled
-def product(gemm, m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
-    """C ← α A B with A (m, k), B (k, n) and C (m, n) by rows `step` numbers apart, turned ones by columns so far apart."""
-    if m * n * k <= SMALL:
+@inlined
+def product(multiply, m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
+    """`products.multiply` at its address, or loops where those are faster."""
+    if m * n * k > SMALL or A_rows or B_rows:
+        given = (A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch)
+        call(multiply, (m, n, k, alpha, *given))
+    else:
         small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step)
-        return
-    i32 = np.int32
-    A_order, B_order = TRANSPOSED if A_turned else PLAIN, TRANSPOSED if B_turned else PLAIN
-    sizes = (i32(ROW_MAJOR), i32(A_order), i32(B_order), i32(m), i32(n), i32(k))
-    call(gemm, (*sizes, alpha, A, i32(A_step), B, i32(B_step), alpha * 0, C, i32(C_step)))
 
 
 @in_order
@@ -214,20 +105,6 @@ def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
             for p in range(k):
                 total += number(A + i * A_i + p * A_p, alpha) * number(B + p * B_p + j * B_j, alpha)
             c[j] = alpha * total
-
-
-@compiled
-def fill(vector, value):
-    """Set all numbers of a vector."""
-    for j in range(len(vector)):
-        vector[j] = value
-
-
-@compiled
-def copy(source, target):
-    """Write one vector into another."""
-    for j in range(len(source)):
-        target[j] = source[j]
 
 
 # -- random numbers ---------------------------------------------------------------------------------------------------
@@ -281,9 +158,10 @@ def block(layer, run, rows, me, threads):
 
 
 @compiled
-def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, step, me, threads, met, one):
+def forward(layers, factors, run, theta, turned, work, scratch, A, picked, rows, masks, step, me, threads, met, one):
     """z and a of this thread's blocks of all layers, from the batch at A; of the last layer its rows are complete.
 
+    `picked` is 0, or the address of the numbers of the rows of A that make the batch; the first layer is dense then.
     `turned` is 0, or the address of a θ in which every W is transposed.
     """
     size = width(one)
@@ -295,9 +173,11 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, 
         if layers[l, KIND] == DENSE:
             W, c = theta + (layers[l, AT_W] + k0 * n) * size, cast(one, factors[l, FACTOR])
             if turned:
-                product(run[PRODUCT], rows, m, n, c, A, False, n, turned + layers[l, AT_W] * size, False, m, z, m)
+                W = turned + layers[l, AT_W] * size
+                product(run[PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
             elif some and own:
-                product(run[PRODUCT], some, own, n, c, A + i0 * n * size, False, n, W, True, n, z, m)
+                of_A = (A, picked + i0 * 8) if picked and l == 0 else (A + i0 * n * size, NO)
+                product(run[PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
@@ -326,6 +206,7 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, rows, masks, 
 @compiled
 def scaled(source, factors, target, rows, n, step, one):
     """A block (rows, n) times one factor for each column."""
+    widest()
     w = view(factors, n, one)
     for i in range(rows):
         given, row = view(source + i * step * width(one), n, one), view(target + i * step * width(one), n, one)
@@ -357,7 +238,9 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
         if layers[l, KIND] == DENSE:
             W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
             if some and own:
-                product(run[PRODUCT], some, own, m, c, delta + i0 * m * size, False, m, W, False, n, below, n)
+                product(
+                    run[PRODUCT], some, own, m, c, delta + i0 * m * size, NO, NO, m, W, NO, NO, n, below, n, scratch
+                )
         elif layers[l, KIND] == SCALE:
             scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
         else:
@@ -380,8 +263,11 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
 
 
 @compiled
-def gradients(layer, factor, run, settings, theta, g, delta, A, is_first, rows, sums, me, threads, one):
+def gradients(
+    layer, factor, run, settings, theta, g, delta, A, picked, is_first, rows, sums, scratch, me, threads, one
+):
     """∂C/∂W and ∂C/∂b of this thread's units of a layer, with the penalty's part; and a bound of their squares."""
+    widest()
     size = width(one)
     n, m = layer[INPUTS], layer[UNITS]
     first, own = share(m, me, threads)
@@ -392,7 +278,7 @@ def gradients(layer, factor, run, settings, theta, g, delta, A, is_first, rows, 
     c = factor[FACTOR]
     if layer[KIND] == DENSE:
         at = (layer[AT_W] + first * n) * size
-        product(run[PRODUCT], own, n, rows, cast(one, c), delta, True, m, A, False, n, g + at, n)
+        product(run[PRODUCT], own, n, rows, cast(one, c), delta, NO, YES, m, A, picked, NO, n, g + at, n, scratch)
         if penalised:
             for i in range(own):
                 row = at + i * n * size
@@ -426,6 +312,7 @@ def gradients(layer, factor, run, settings, theta, g, delta, A, is_first, rows, 
 @compiled
 def penalise(settings, w, g, sums):
     """Add ∂R/∂w to a part g of the gradient, and R and the squares of ∂R/∂w to the sums."""
+    widest()
     real = w.dtype.type
     l1, l2 = real(settings[L1]), real(settings[L2])
     absolute, square = real(0), real(0)
@@ -441,6 +328,7 @@ def penalise(settings, w, g, sums):
 @compiled
 def squares(address, rows, n, step, one):
     """The sum of squares of a matrix (rows, n) by rows `step` apart; of a row in the network's dtype."""
+    widest()
     total = 0.0
     for i in range(rows):
         row = view(address + i * step * width(one), n, one)
@@ -458,29 +346,33 @@ def squares(address, rows, n, step, one):
 def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta, scratch, met, one):
     """z, a and δ of a batch, from place `begin` of the order on, in the workspace; this thread's blocks of them.
 
-    Returns the address of the batch's X, this thread's part of φ, and the count of arrivals.
+    Returns the address of the batch's X, that of the numbers of its rows there or 0, this thread's part of φ, and the
+    count of arrivals.
     """
     n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
     work, last = run[WORK], len(layers) - 1
     smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
     share_of_output = settings[OUTPUT_SHARE]
     first, own = share(rows, me, threads)
-    A = run[X] + begin * n * size
-    if run[GATHERED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
+    A, picked = run[X] + begin * n * size, run[ORDER] + begin * 8
+    if run[PICKED]:
+        A = run[X]
+    elif run[COPIED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
         A = work + (run[AT_X] + me * run[X_SIZE]) * size
         i0, some = (first, own) if run[BY_ROWS] else (0, rows)
-        picked = view(run[ORDER] + (begin + i0) * 8, some, 0)
+        rows_here = view(picked + i0 * 8, some, 0)
         for i in range(some):
-            copy(view(run[X] + picked[i] * n * size, n, one), view(A + (i0 + i) * n * size, n, one))
-    picked = view(run[ORDER] + (begin + first) * 8, own, 0)
+            copy(view(run[X] + rows_here[i] * n * size, n, one), view(A + (i0 + i) * n * size, n, one))
+    mine = view(picked + first * 8, own, 0)
     targets = work + (run[AT_Y] + first * K) * size
     for i in range(own):
-        given, y = view(run[Y] + picked[i] * K * size, K, one), view(targets + i * K * size, K, one)
+        given, y = view(run[Y] + mine[i] * K * size, K, one), view(targets + i * K * size, K, one)
         for k in range(K):
             y[k] = given[k] * smooth + smooth_by
-    met = forward(layers, factors, run, theta, 0, work, scratch, A, rows, True, step, me, threads, met, one)
+    picked = picked if run[PICKED] else NO
+    met = forward(layers, factors, run, theta, NO, work, scratch, A, picked, rows, YES, step, me, threads, met, one)
 
-    z = work + (layers[last, AT_Z if run[ON_LOGITS] else AT_A] + first * K) * size
+    z = work + (layers[last, AT_A] + first * K) * size
     delta = work + (layers[last, AT_DELTA] + first * K) * size
     at_L, at_s = run[SAMPLES] + (LOSS * B + first) * 8, run[SAMPLES] + (WEIGHT * B + first) * 8
     L, s = view(at_L, own, 1.0), view(at_s, own, 1.0)
@@ -488,7 +380,7 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
     at_w = work + (run[AT_WEIGHT] + first) * size
     w = view(at_w, own, one)
     for i in range(own):
-        s[i] = number(run[S] + picked[i] * 8, 1.0)
+        s[i] = number(run[S] + mine[i] * 8, 1.0)
     phi = 0.0
     if run[AGGREGATE]:  # which looks at all samples of the batch
         call(run[VALUE], (z, targets, at_L, scratch, own, K))
@@ -511,11 +403,11 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
         call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
         for i in range(own):
             phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
-    if layers[last, BACKWARD] and not run[ON_LOGITS]:
+    if layers[last, BACKWARD]:
         z, a = work + (layers[last, AT_Z] + first * K) * size, work + (layers[last, AT_A] + first * K) * size
         call(layers[last, BACKWARD], (delta, z, a, scratch, own, K, K))
     met = backward(layers, factors, run, theta, work, rows, scratch, me, threads, met, one)
-    return A, phi, met
+    return A, picked, phi, met
 
 
 @compiled
@@ -528,6 +420,9 @@ def train(
     costs, each with its share of the epoch. It ends before an update whose gradient is not finite, or so large that
     its squares might not be.
     """
+    widest()
+    layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
+    parts, part_factors, rates, sums = borrowed(parts), borrowed(part_factors), borrowed(rates), borrowed(sums)
     B, size = run[BATCH], width(one)
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
@@ -537,13 +432,14 @@ def train(
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)
         tables = (layers, factors, run, settings)
-        A, phi, met = batch(me, threads, begin, rows, step + t, *tables, theta, scratch, met, one)
+        A, picked, phi, met = batch(me, threads, begin, rows, step + t, *tables, theta, scratch, met, one)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
         for l in range(len(layers)):
             d, a_prev = work + layers[l, AT_DELTA] * size, A if l == 0 else work + layers[l - 1, AT_A] * size
-            gradients(layers[l], factors[l], run, settings, theta, g, d, a_prev, l == 0, rows, mine, me, threads, one)
+            of_rows, tables_of = picked if l == 0 else NO, (layers[l], factors[l], run, settings)
+            gradients(*tables_of, theta, g, d, a_prev, of_rows, l == 0, rows, mine, scratch, me, threads, one)
         if run[CLIPPED]:
             mine[SQUARES] = 0.0
             for j in range(len(parts)):
@@ -583,9 +479,10 @@ def per_sample(me, threads, layers, factors, run, settings, out, P, one):
 
     What other threads wrote past their caches is seen by whoever waited for them: a lock completes all stores.
     """
+    layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
     rows, work, size = run[BATCH], run[WORK], width(one)
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
-    A, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, 0, one)
+    A, _, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, 0, one)
     wait(run, met, threads)
     first, own = share(rows, me, threads)
     for i in range(first, first + own):
@@ -642,6 +539,7 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
 
     Either result may have no rows, and is left out then. Returns whether this thread's rows of X are finite.
     """
+    layers, factors, run = borrowed(layers), borrowed(factors), borrowed(run)
     N, n, K, size = X.shape[0], layers[0, INPUTS], layers[-1, UNITS], width(one)
     x, z, a = X.reshape(-1), logits.reshape(-1), y_hat.reshape(-1)
     at_theta, own = np.int64(theta.ctypes.data), np.int64(work.ctypes.data) + me * work.shape[1] * size
@@ -657,7 +555,7 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
         given = view(at, rows * n, one)
         for j in range(rows * n):
             total += given[j] * 0
-        forward(layers, factors, run, at_theta, turned, own, scratch, at, rows, False, 0, 0, 1, 0, one)
+        forward(layers, factors, run, at_theta, turned, own, scratch, at, NO, rows, NO, NO, NO, YES, NO, one)
         if len(z):
             copy(view(own + layers[-1, AT_Z] * size, rows * K, one), z[begin * K : (begin + rows) * K])
         if len(a):

@@ -217,10 +217,11 @@ def text(given: Pass, dtype: str) -> str:
         "import numpy as np",
         "from numba import carray, cfunc, types",
         f"from chainrule.engine import {dtype} as xp",
+        "from chainrule.engine.memory import widest",
         f"real, number, BLOCK = np.{dtype}, types.{dtype}, {BLOCK}",
         f"@cfunc(types.void({signature}), cache=True, error_model='numpy', fastmath={{'contract', 'nsz'}})",
         f"def {given.name}({names}):",
-        *(f"    {line}" for line in [*views, *given.body]),
+        *(f"    {line}" for line in ["widest()", *views, *given.body]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,6 @@
-"""Matrix products: OpenBLAS as a copy of our own, with its widest kernels and its threads left at one.
+"""OpenBLAS as a copy of our own, with its widest kernels: what the engine's products are measured against.
 
-NumPy's copy is not touched, so its threads and kernels stay as the caller set them. The engine divides the work among
-threads itself (`kernel`), which needs every product to stay on the thread that asks for it.
+NumPy's copy is not touched, so its threads and kernels stay as they are.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
-
-from .choice import NotCompiledError
 
 CORE_TYPE = "OPENBLAS_CORETYPE"
 WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")  # kernels that use AVX-512
@@ -54,14 +51,13 @@ def has_avx512() -> bool:
     return all(features.get(name, False) for name in ("AVX512F", "AVX512CD", "AVX512_SKX"))
 
 
-def product_address(float32: bool) -> int:
-    """The address of cblas_sgemm or cblas_dgemm.
+def product_address() -> int:
+    """The address of cblas_sgemm.
 
     Raises:
-        NotCompiledError: the library is installed, and cannot be loaded here.
+        ImportError: scipy-openblas32 is not installed, or cannot be loaded here.
     """
     blas = library()
     if blas is None:
-        raise NotCompiledError("the library of scipy-openblas32 cannot be loaded")
-    function = blas.scipy_cblas_sgemm if float32 else blas.scipy_cblas_dgemm
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+        raise ImportError("scipy-openblas32 cannot be loaded")
+    return int(ctypes.cast(blas.scipy_cblas_sgemm, ctypes.c_void_p).value or 0)

@@ -1,0 +1,137 @@
+"""The compiled engine's matrix products against NumPy's in higher precision, for every form in which a step asks for them."""
+
+import os
+import subprocess
+import sys
+from ctypes import CFUNCTYPE, c_double, c_float, c_int64
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from chainrule.engine import products
+
+NAN = float("nan")
+
+
+def multiply(A, B, *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3):
+    """α A B by `products.multiply`, with matrices amid numbers that must be neither read nor written."""
+    dtype = A.dtype
+    m, k = A.shape if A_rows is None else (len(A_rows), A.shape[1])
+    n = B.shape[1]
+    A_there, B_there = (amid(x.T if turned else x, margin) for x, turned in ((A, A_turned), (B, B_turned)))
+    C = amid(np.full((m, n), NAN, dtype), margin)
+    numbers = [None if rows is None else np.array(rows, np.int64) for rows in (A_rows, B_rows)]
+    at_numbers = [0 if rows is None else rows.ctypes.data for rows in numbers]
+    room = max(products.room(k, n, m, True, dtype.itemsize), products.room(n, m, k, True, dtype.itemsize))
+    scratch = np.full(room + 64, 255, np.uint8)
+    before = C.copy()
+    real = {"float32": c_float, "float64": c_double}[dtype.name]
+    function = CFUNCTYPE(None, *[c_int64] * 3, real, *[c_int64] * 11)(products.function(dtype.name).address)
+
+    def place(matrix):
+        return matrix[margin:, margin:].ctypes.data, matrix.shape[1]
+
+    (at_A, A_step), (at_B, B_step), (at_C, C_step) = place(A_there), place(B_there), place(C)
+    aligned = scratch.ctypes.data + -scratch.ctypes.data % 64
+    function(
+        m, n, k, alpha, at_A, at_numbers[0], A_turned, A_step, at_B, at_numbers[1], B_turned, B_step, at_C, C_step, aligned
+    )  # fmt: skip
+    inside = np.zeros(C.shape, bool)
+    inside[margin:-margin, margin:-margin] = True
+    np.testing.assert_array_equal(C[~inside], before[~inside])
+    assert (scratch[room + 64 - (-scratch.ctypes.data % 64) :] == 255).all()
+    return C[margin:-margin, margin:-margin].copy()
+
+
+def amid(matrix, margin):
+    """The matrix in the middle of a larger one of NaN."""
+    there = np.full(tuple(size + 2 * margin for size in matrix.shape), NAN, matrix.dtype)
+    there[margin:-margin, margin:-margin] = matrix
+    return there
+
+
+def matrices(m, n, k, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+
+
+SIZES = [
+    (1, 1, 1),
+    (1, 5, 3),
+    (7, 2, 64),
+    (13, 17, 31),
+    (32, 64, 20),
+    (6, 65, 16),
+    (29, 130, 5),
+    (40, 10, 300),
+    (3, 257, 2),
+]
+SIZES += [(12, 64, 2048), (5, 9, 2049), (9, 70, 4100), (300, 16, 130)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("A_turned", [False, True])
+@pytest.mark.parametrize("B_turned", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_products(size, A_turned, B_turned, dtype):
+    A, B = matrices(*size, dtype)
+    C = multiply(A, B, alpha=-1.5, A_turned=A_turned, B_turned=B_turned)
+    wide = np.longdouble if dtype == "float64" else np.float64
+    exact = -1.5 * (A.astype(wide) @ B.astype(wide))
+    bound = 1.5 * np.abs(A).astype(wide) @ np.abs(B).astype(wide)  # Σ |a| |b|, of which each term is off by k ε at most
+    assert (np.abs(C - exact) <= (size[2] + 2) * np.finfo(dtype).eps * bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_by_number(dtype):
+    rng = np.random.default_rng(1)
+    X, W = matrices(50, 33, 40, dtype)
+    rows = rng.integers(0, 50, 23)
+    np.testing.assert_array_equal(multiply(X, W, A_rows=rows), multiply(X[rows], W))
+    delta = rng.standard_normal((9, 23)).astype(dtype)
+    np.testing.assert_array_equal(
+        multiply(delta, X, B_rows=rows, A_turned=True), multiply(delta, X[rows], A_turned=True)
+    )
+
+
+@pytest.mark.parametrize("k", [30, 3000])
+def test_a_number_is_the_same_sum_wherever_it_stands(k):
+    """Neither the rows nor the columns around it change a digit, nor how the matrices lie in memory."""
+    A, B = matrices(41, 83, k, "float32")
+    C = multiply(A, B)
+    np.testing.assert_array_equal(multiply(A[17:30], B), C[17:30])
+    np.testing.assert_array_equal(multiply(A, B[:, 5:9]), C[:, 5:9])
+    for A_turned, B_turned in ((True, False), (False, True), (True, True)):
+        np.testing.assert_array_equal(multiply(A, B, A_turned=A_turned, B_turned=B_turned), C)
+
+
+def test_what_is_not_finite_stays_where_it_belongs():
+    A, B = matrices(20, 70, 50, "float32")
+    A[3, 7], B[8, 66] = np.inf, NAN
+    C = multiply(A, B)
+    assert np.isfinite(np.delete(np.delete(C, 3, 0), 66, 1)).all()
+    assert np.isnan(C[:, 66]).all() and not np.isfinite(C[3]).any()
+
+
+@pytest.mark.parametrize(("vector", "registers"), [(64, 32), (32, 16), (16, 16), (16, 32)])
+def test_other_processors(vector, registers, tmp_path):
+    """The code for other vectors than this processor's, in a process that takes it for another one."""
+    script = f"""
+import platform
+import llvmlite.binding as llvm, numba
+numba.njit(lambda: 1)()  # so that the compiler itself knows the processor as it is
+features = {{64: {{"avx512f": True}}, 32: {{"avx": True}}, 16: {{}}}}[{vector}]
+llvm.get_host_cpu_features = lambda: features
+platform.machine = lambda: "aarch64" if {registers} == 32 else "x86_64"
+import test_products
+assert (test_products.products.BYTES, test_products.products.REGISTERS) == ({vector}, {registers})
+for size in test_products.SIZES:
+    for turned in (False, True):
+        test_products.test_products(size, turned, not turned, "float32")
+        test_products.test_products(size, turned, turned, "float32")
+"""
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
 """What each special case of the compiled engine is worth: the same work with it and without it, in turn.
 
-python benchmarks/kernels.py        a quarter of a minute on an idle machine
+python benchmarks/kernels.py        half a minute on an idle machine
 
-small products by loops     against BLAS for all                          training 2-3-2
+products                    against OpenBLAS, one thread                  all products of a step of five networks
+small products by loops     against the others' code for all              training 2-3-2
+rows read where they lie    against copies of the batch's rows            training 784-128-10, one thread
 small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2
 sharing by units            against sharing by rows, on two threads       training 784-128-10
 sharing by rows             against sharing by units, on two threads      training 64-64-64-10
@@ -23,8 +25,11 @@ from collections.abc import Callable
 import numpy as np
 
 import chainrule as cr
+from chainrule.bench.floor import floor, products
+from chainrule.bench.problems import TRAINING, Problem
 from chainrule.core.cost import make_cost
-from chainrule.engine import kernel, passes
+from chainrule.engine import compiled, kernel, passes
+from chainrule.engine import products as own
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.formulas import losses
 
@@ -43,9 +48,10 @@ def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def steps(
-    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None
+    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None, limit: int = 2**14
 ) -> Callable[[], None]:
     """An epoch of compiled steps in float32."""
+    compiled.LARGE = limit  # from which rows are read where they lie
     rng = np.random.default_rng(0)
     hidden = [cr.Dense(n, "relu") for n in sizes[1:-1]]
     net = cr.Network(sizes[0], [*hidden, cr.Dense(sizes[-1], "softmax")], dtype="float32")
@@ -61,6 +67,28 @@ def steps(
     theta, slots = net.theta.copy(), [np.zeros(net.P, np.float32) for _ in range(2)]
     order, rates = rng.permutation(N), np.full(batches, 1e-3)
     return lambda: trainer.steps(theta, slots, 0, 0, order, rates) and None
+
+
+def products_alone(problem: Problem, ours: bool) -> Callable[[], None]:
+    """The products of a step on one thread, by the engine's code or by OpenBLAS."""
+    table, matrices = products(problem)
+    if not ours:
+        run, set_threads = floor(table, 1)
+        set_threads(1)
+        return lambda: run() or (matrices and None)
+    function = own.function("float32").address
+    room = max(own.room(n, m, problem.batch, True, 4) for n, m in problem.layers)
+    scratch = np.zeros(room + 64, np.uint8)
+    at = scratch.ctypes.data + -scratch.ctypes.data % 64
+
+    @kernel.compiled
+    def multiply(function, table, at):
+        for row in range(len(table)):
+            A_turned, B_turned, m, n, k, A, A_step, B, B_step, C, C_step = table[row]
+            given = (A, 0, A_turned - 111, A_step, B, 0, B_turned - 111, B_step, C, C_step, at)
+            kernel.call(function, (m, n, k, np.float32(1), *given))
+
+    return lambda: multiply(function, table, at) or (matrices and len(scratch) and None)
 
 
 def predictions(turned: bool) -> Callable[[], None]:
@@ -123,13 +151,20 @@ def without_small_loops() -> None:
 
 def main() -> None:
     """All comparisons."""
-    if "--blas-only" in sys.argv:
+    if "--no-loops" in sys.argv:
         return without_small_loops()
+    for problem in TRAINING:
+        forms = {"ours": products_alone(problem, True), "OpenBLAS": products_alone(problem, False)}
+        report(f"products of {problem}", 1e6, "µs", interleaved(forms))
     with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, __file__, "--blas-only"]
+        command = [sys.executable, __file__, "--no-loops"]
         answer = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache})
     loops = interleaved({"loops": steps((2, 3, 2), 4, 1, 1000)})
-    report("small products", 1e3, "µs a step", loops | {"BLAS": float(answer.stdout.split()[-1])})
+    report("small products", 1e3, "µs a step", loops | {"tiles": float(answer.stdout.split()[-1])})
+    forms = {
+        name: steps((784, 128, 10), 128, 1, 40, limit=limit) for name, limit in (("in place", 2**14), ("copies", 2**60))
+    }
+    report("784-128-10, the batch's rows", 1e6 / 40, "µs a step", interleaved(forms))
     forms = {"transposed": predictions(True), "as they are": predictions(False)}
     report("small weights", 1e6, "µs", interleaved(forms))
     forms = {f"by {'rows' if rows else 'units'}": steps((784, 128, 10), 128, 2, 40, rows) for rows in (False, True)}

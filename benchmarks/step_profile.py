@@ -29,8 +29,9 @@ TITLE = """# Where the time of a compiled step goes
 
 Written by `python benchmarks/step_profile.py`: median µs of a training step (float32, Adam, ReLU, softmax cross-entropy), and how
 much less it is without one of its parts. What overlaps with waiting for memory or for the other thread costs less than it takes
-alone, so these parts need not add up. “Products alone” are the same matrix products in the same OpenBLAS with nothing between them, on as
-many threads of its own; products of at most 300 multiplications are loops of the kernel, which are not counted as products.
+alone, so these parts need not add up. “OpenBLAS” are the same matrix products in OpenBLAS with nothing between them, on as many threads
+of its own, and what share of the whole step that is; the engine's own products are faster for many shapes. Products of at most 300
+multiplications are loops of the kernel, which are not counted as products.
 """
 PARTS = ("products", "activations", "loss", "update")
 STEPS = [4000, 1000, 80, 20, 2]  # of each network, a part of an epoch or some epochs
@@ -84,7 +85,7 @@ def alone(problem: Problem, steps: int) -> float:
 def main() -> None:
     """The page: a row for each network and number of threads."""
     print(TITLE)
-    head = ["µs a step", "threads", "whole", *PARTS, "products alone", "of the whole"]
+    head = ["µs a step", "threads", "whole", *PARTS, "OpenBLAS", "of the whole"]
     print(f"| {' | '.join(head)} |\n| --- |{' --: |' * (len(head) - 1)}")
     for base, steps in zip(TRAINING, STEPS, strict=True):
         for threads in sorted({1, min(2, os.cpu_count() or 1)}):

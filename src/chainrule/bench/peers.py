@@ -330,7 +330,7 @@ def keras_trainer(problem: Problem, work: Work) -> Contender:
 
 
 def floor_contender(problem: Problem, work: Work) -> Contender:
-    """The products alone; the engine, whose library it is, wants a single thread in it."""
+    """The products of the steps and nothing else."""
     table, matrices = products(problem)
     steps, set_threads = floor(table, problem.steps)
 
@@ -347,7 +347,7 @@ def floor_contender(problem: Problem, work: Work) -> Contender:
 
 Make = Callable[[Problem, Work], Contender]
 
-FLOOR = "matrix products alone"
+FLOOR = "OpenBLAS, products alone"
 BEST_SKLEARN = "scikit-learn, best kernels"  # measured only where NumPy's BLAS has not found them by itself
 TRAINERS: dict[str, Make] = {
     "chainrule, compiled": functools.partial(chainrule_trainer, engine="compiled"),

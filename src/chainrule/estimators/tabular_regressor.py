@@ -36,7 +36,7 @@ class TabularRegressor(RegressorMixin, Tabular):  # type: ignore[misc]
         momentum: of momentum and nesterov. beta1, beta2, eps: of adam and adamw. weight_decay: of adamw.
         schedule: η(t) as a factor, by name, such as "constant", "cosine", "coslog4".
         batch_size: rows in one step. drop_last: leave out the short batch at the end of an epoch.
-        epochs: passes over the rows; None: 256, and 64 from 10 000 training rows on.
+        epochs: passes over the rows; None: 256, and from 10 000 training rows on 64 in a regression, 96 for classes.
         sampling: "shuffle", "sequential" or "replacement".
         clip_norm: the largest norm of the gradient.
         monitor: what decides the best epoch on the validation rows: "cost", "rmse", "mae" or "error_rate"; None:

@@ -295,6 +295,7 @@ class Trainer:
             kernel.GRADIENT: self.gradient,
             kernel.WORK: aligned(layout.size, dtype),
             kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
+            kernel.ONES: np.ones(B, dtype),
             kernel.SAMPLES: np.zeros(3 * B + 1),
             kernel.COUNTER: np.zeros(1, np.int64),
         }

@@ -44,12 +44,12 @@ FACTOR, RATE = range(2)
 # Places in the vector of whole numbers that describes a run. Addresses of functions:
 PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 # addresses of memory,
-X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, SAMPLES, COUNTER = range(7, 17)
+X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, ONES, SAMPLES, COUNTER = range(7, 18)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
-ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(17, 27)
-BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, CLIPPED, AT_TURNED = range(27, 34)
-SLOTS = 34  # addresses of the optimizer's vectors, of which there may be four
-DESCRIPTION = 38  # numbers in that vector
+ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 28)
+BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, CLIPPED, AT_TURNED = range(28, 35)
+SLOTS = 35  # addresses of the optimizer's vectors, of which there may be four
+DESCRIPTION = 39  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
@@ -295,14 +295,10 @@ def gradients(
             penalise(settings, view(theta + at, own, one), dC_dW, sums)
     if layer[AT_B] >= 0:
         at = (layer[AT_B] + first) * size
-        dC_db = view(g + at, own, one)
-        fill(dC_db, one * 0)
-        for i in range(rows):
-            d = view(delta + i * m * size, own, one)
-            for k in range(own):
-                dC_db[k] += d[k]
+        ones = run[ONES]
+        product(run[PRODUCT], YES, own, rows, one, ones, NO, NO, rows, delta, NO, NO, m, g + at, own, scratch)
         if penalised and run[PENALISE_BIASES]:
-            penalise(settings, view(theta + at, own, one), dC_db, sums)
+            penalise(settings, view(theta + at, own, one), view(g + at, own, one), sums)
     if not run[CLIPPED]:
         # No element of δᵀ a is longer than ‖δ‖ ‖a‖ (Cauchy and Schwarz): a look at δ and a spares one at the gradient.
         of_a = rows * settings[LONGEST_ROW] if is_first else squares(A, rows, n, n, one)
@@ -327,15 +323,18 @@ def penalise(settings, w, g, sums):
 
 @compiled
 def squares(address, rows, n, step, one):
-    """The sum of squares of a matrix (rows, n) by rows `step` apart; of a row in the network's dtype."""
+    """The sum of squares of a matrix (rows, n) by rows `step` apart; in the network's dtype runs of RUN numbers, or a row."""
     widest()
     total = 0.0
+    if n == step:  # one row after the other: the ends of rows, at which lanes are added up, cost the most
+        rows, n, step = 1, rows * n, 0
     for i in range(rows):
-        row = view(address + i * step * width(one), n, one)
-        of_row = one * 0
-        for k in range(n):
-            of_row += row[k] * row[k]
-        total += of_row
+        for first in range(0, n, RUN):
+            run = view(address + (i * step + first) * width(one), min(RUN, n - first), one)
+            of_run = one * 0
+            for k in range(len(run)):
+                of_run += run[k] * run[k]
+            total += of_run
     return total
 
 
@@ -445,9 +444,7 @@ def train(
             for j in range(len(parts)):
                 if parts[j, WHO] == me:
                     count = parts[j, TO] - parts[j, FROM]
-                    at = g + parts[j, FROM] * size
-                    mine[SQUARES] += squares(at, count // RUN, RUN, RUN, one)
-                    mine[SQUARES] += squares(at + count // RUN * RUN * size, 1, count % RUN, RUN, one)
+                    mine[SQUARES] += squares(g + parts[j, FROM] * size, YES, count, count, one)
         met = wait(run, met, threads)
 
         cost, penalty, square = 0.0, 0.0, 0.0

@@ -287,7 +287,7 @@ def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B
         for j in range(0, n, strip):
             here = min(strip, n - j)
             at, B_p, apart = B + first * B_step + j * size, B_step, PANEL
-            if B_turned or B_rows or here % step or depth * B_step > NEAR:
+            if B_turned or B_rows or here % step or (m > 1 and depth * B_step > NEAR):
                 at, B_p, apart = panels, PANEL, depth * PANEL
                 for q in range(0, here, wide):
                     panel = panels + q // wide * apart

@@ -1,12 +1,13 @@
 """What each special case of the compiled engine is worth: the same work with it and without it, in turn.
 
-python benchmarks/kernels.py        half a minute on an idle machine
+python benchmarks/kernels.py        two minutes on an idle machine
 
 products                    against OpenBLAS, one thread                  all products of a step of five networks
-small products by loops     against the others' code for all              training 2-3-2
+small products by loops     against tiles for all                         1 000 steps of 2-3-2
+small matrices in place     against panels for all                        predicting 10 000 rows of 20-64-64-2
 rows read where they lie    against copies of the batch's rows            training 784-128-10, one thread
 small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2
-sharing by units            against sharing by rows, on two threads       training 784-128-10
+sharing by units            against sharing by rows, on two threads       training 20-1024-1024-10, batch 32
 sharing by rows             against sharing by units, on two threads      training 64-64-64-10
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
 stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -143,32 +145,52 @@ def report(what: str, unit: float, name: str, times: dict[str, float]) -> None:
     )
 
 
-def without_small_loops() -> None:
-    """In a process of its own, as the limit is compiled in."""
-    kernel.SMALL = 0
-    print(interleaved({"": steps((2, 3, 2), 4, 1, 1000)})[""])
+# name → what is compiled in: module, constant, its value without the special case; and what is run
+CONSTANTS: dict[str, tuple[Any, str, int, Callable[[], Callable[[], None]]]] = {
+    "small products": (kernel, "SMALL", 0, lambda: steps((2, 3, 2), 4, 1, 1000)),
+    "matrices in place": (own, "NEAR", 0, lambda: predictions(True)),
+}
+
+
+def with_constant(name: str, changed: bool) -> None:
+    """Print the seconds of a run; in a process of its own, as constants are compiled in."""
+    module, constant, value, run = CONSTANTS[name]
+    if changed:
+        setattr(module, constant, value)
+    print(interleaved({"": run()})[""])
+
+
+def constants() -> None:
+    """Each constant as it is and changed, in processes that take turns."""
+    with tempfile.TemporaryDirectory() as cache:
+        for name in CONSTANTS:
+            times: dict[str, list[float]] = {"with": [], "without": []}
+            for _ in range(5):
+                for form, found in times.items():
+                    command = [sys.executable, __file__, form, name]
+                    env = os.environ | {"NUMBA_CACHE_DIR": os.path.join(cache, name, form)}
+                    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+                    found.append(float(done.stdout))
+            report(name, 1e6, "µs", {form: statistics.median(found) for form, found in times.items()})
 
 
 def main() -> None:
     """All comparisons."""
-    if "--no-loops" in sys.argv:
-        return without_small_loops()
+    if len(sys.argv) == 3:
+        return with_constant(sys.argv[2], sys.argv[1] == "without")
     for problem in TRAINING:
         forms = {"ours": products_alone(problem, True), "OpenBLAS": products_alone(problem, False)}
         report(f"products of {problem}", 1e6, "µs", interleaved(forms))
-    with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, __file__, "--no-loops"]
-        answer = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache})
-    loops = interleaved({"loops": steps((2, 3, 2), 4, 1, 1000)})
-    report("small products", 1e3, "µs a step", loops | {"tiles": float(answer.stdout.split()[-1])})
+    constants()
     forms = {
         name: steps((784, 128, 10), 128, 1, 40, limit=limit) for name, limit in (("in place", 2**14), ("copies", 2**60))
     }
     report("784-128-10, the batch's rows", 1e6 / 40, "µs a step", interleaved(forms))
     forms = {"transposed": predictions(True), "as they are": predictions(False)}
     report("small weights", 1e6, "µs", interleaved(forms))
-    forms = {f"by {'rows' if rows else 'units'}": steps((784, 128, 10), 128, 2, 40, rows) for rows in (False, True)}
-    report("784-128-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
+    wide = (20, 1024, 1024, 10)
+    forms = {f"by {'rows' if rows else 'units'}": steps(wide, 32, 2, 40, rows) for rows in (False, True)}
+    report("20-1024-1024-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
     forms = {f"by {'rows' if rows else 'units'}": steps((64, 64, 64, 10), 256, 2, 40, rows) for rows in (True, False)}
     report("64-64-64-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))

@@ -17,7 +17,7 @@ import chainrule as cr
 import chainrule.training.loop as loop
 from chainrule.core.architecture import chain
 from chainrule.core.layers import Dense, Dropout
-from chainrule.counter import Purpose, _mix, generator, uniform
+from chainrule.counter import Purpose, _mix, checksum, generator, uniform
 from chainrule.errors import (
     DataError,
     DivergenceError,
@@ -1290,3 +1290,20 @@ def test_run_prints_what_ended_it():
     assert repr(run) == f"Run(3 epochs, ended by epochs, best epoch {run.best_epoch}, score {run.best_score:.6g})"
     run = network().fit(X0, Y0, epochs=3)
     assert repr(run) == f"Run(3 epochs, ended by epochs, score {run.best_score:.6g})"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_checksum_tells_data_apart(dtype):
+    """Any element, the order of rows, and what belongs to which array; not how the data lie in memory."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20_001, 3)).astype(dtype), np.zeros(7, dtype)
+    seen = {checksum([X, y]), checksum([y, X]), checksum([X]), checksum([X, y[:-1]]), checksum([X[::-1], y])}
+    for place in [(0, 0), (8191, 1), (20_000, 2)]:
+        changed = X.copy()
+        changed[place] = np.nextafter(changed[place], np.inf)
+        seen.add(checksum([changed, y]))
+    swapped = X.copy()
+    swapped[[5, 6]] = swapped[[6, 5]]
+    seen.add(checksum([swapped, y]))
+    assert len(seen) == 9
+    assert checksum([np.asfortranarray(X), y.copy()]) == checksum([X, y])

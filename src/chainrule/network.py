@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -19,7 +18,7 @@ from .core.architecture import Architecture, Values, chain, forward, predict
 from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
 from .core.layers import Dense, Layer
-from .counter import check_seed
+from .counter import check_seed, checksum
 from .engine.choice import EngineName, NotCompiledError, announced, choose, cores, missing, share
 from .errors import DivergenceError, NotTrainedError, ParameterError, ShapeError
 from .formulas.activations import Activation, sigmoid, softmax, step
@@ -786,11 +785,8 @@ class Network:
     def _identity(self, plan: Plan, data: Data, engine: str, threads: int) -> str:
         """Whatever decides the bits of a run, as text: plan, network, data and engine."""
         network = "; ".join(map(repr, self.architecture.layers))
-        checksum = 0
-        for part in data:
-            checksum = zlib.crc32(memoryview(part).cast("B"), checksum)  # type: ignore[arg-type]
         computed = "" if engine == "array" else f", engine=compiled on {threads}"
-        return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum:08x}{computed}"
+        return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum(data):08x}{computed}"
 
     def _checked(self, snapshot: Snapshot, identity: str) -> Snapshot:
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:

@@ -40,7 +40,7 @@ def registers() -> tuple[int, int]:
 
 BYTES, REGISTERS = registers()
 VECTORS = 4 if REGISTERS == 32 else 2  # vectors in a row of the widest tile
-WIDE, NARROW = (6, 4, 2, 1), (12, 8, 6, 4, 2, 1)  # rows of tiles, of which the registers hold the first
+HEIGHTS = (6, 4, 2, 1)  # rows of tiles: the registers hold the first, a row of B and a number of A
 NEAR = 65536  # bytes over which a matrix may be spread and yet be read where it lies
 PANEL = VECTORS * BYTES  # bytes in a row of a panel, which is as wide as a tile
 STRIP = 256  # bytes in a row of the panels for which a row of A is read once
@@ -79,7 +79,7 @@ def tile(
     """C ← α A B, or C ← C + α A B if `more` is not 0: a tile of C with `height` rows and so many vectors of columns.
 
     C may have fewer columns than the vectors have lanes. Row i of A begins at the address rows[i], and its numbers lie
-    A_p bytes apart; the rows of B and C lie B_p and C_i bytes apart. There is code for each height of WIDE and NARROW.
+    A_p bytes apart; the rows of B and C lie B_p and C_i bytes apart. There is code for each of HEIGHTS.
     """
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -90,7 +90,7 @@ def tile(
         code = builder.add(builder.mul(height, whole(VECTORS + 1)), vectors)
         choice = builder.switch(code, done)
         for v in range(1, VECTORS + 1):
-            for h in NARROW if 2 * v <= VECTORS else WIDE:
+            for h in HEIGHTS:
                 block = builder.append_basic_block(f"tile_{h}_{v}")
                 choice.add_case(whole(h * (VECTORS + 1) + v), block)
                 builder.position_at_end(block)
@@ -253,13 +253,12 @@ def fill_panel(B, B_rows, B_turned, B_step, first, depth, j, columns, panel, one
 
 
 @inlined
-def height_of(rows, narrow):
+def height_of(rows):
     """The rows of the highest tile for so many rows."""
-    if narrow and rows >= 8:
-        return 12 if rows >= 12 else 8
-    if rows >= 4:
-        return 6 if rows >= 6 else 4
-    return min(rows, 2)
+    for height in HEIGHTS:
+        if rows >= height:
+            return height
+    return 1
 
 
 @compiled
@@ -292,9 +291,9 @@ def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B
                 for q in range(0, here, wide):
                     panel = panels + q // wide * apart
                     fill_panel(B, B_rows, B_turned, B_step, first, depth, j + q, min(wide, here - q), panel, alpha)
-            i, narrow = 0, 2 * here <= wide
+            i = 0
             while i < m:
-                height = height_of(m - i, narrow)
+                height = height_of(m - i)
                 for q in range(0, here, wide):
                     columns = min(wide, here - q)
                     vectors = (columns + step - 1) // step

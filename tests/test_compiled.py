@@ -445,6 +445,13 @@ def test_an_edited_formula_never_runs_stale_code():
     assert np.abs(ends[0] - ends[1]).max() > 1e-4
 
 
+def test_subnormal_numbers_are_zero_in_training_only():
+    X, y = data()
+    tiny = np.float32(1e-38)
+    network().fit(X, y, epochs=2, engine="compiled", threads=2)
+    assert tiny * np.float32(0.1) > 0
+
+
 # -- the choice -------------------------------------------------------------------------------------------------------
 
 

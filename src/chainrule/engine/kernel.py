@@ -19,6 +19,7 @@ import numpy as np
 from ..arrays import LINE
 from ..counter import Purpose
 from .memory import (
+    NO_SUBNORMALS,
     add_and_get,
     borrowed,
     call,
@@ -30,6 +31,8 @@ from .memory import (
     inlined,
     look,
     number,
+    rounding,
+    set_rounding,
     stream,
     view,
     widest,
@@ -411,6 +414,22 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
 
 @compiled
 def train(
+    me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
+):
+    """`updates`, on x86 with subnormal numbers as zero.
+
+    The moments of gradients that fade away become subnormal, and then every operation takes many times as long.
+    """
+    before = rounding()
+    set_rounding(np.int32(before | NO_SUBNORMALS))
+    tables = (layers, factors, run, settings, parts, part_factors)
+    result = updates(me, threads, step, place, *tables, rates, coefficients, sums, one)
+    set_rounding(before)
+    return result
+
+
+@compiled
+def updates(
     me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
 ):
     """An update for each of the rates, from step number `step` on, which is number `place` of its epoch.

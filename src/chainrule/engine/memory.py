@@ -9,6 +9,7 @@ is kept of `kernel` and `products` (`__pycache__`).
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
@@ -19,6 +20,8 @@ from numba.np import arrayobj
 
 from ..arrays import LINE
 
+X86 = platform.machine() in ("x86_64", "AMD64")
+NO_SUBNORMALS = 0x8040  # flush to zero, and take for zero
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
@@ -73,6 +76,39 @@ def borrowed(typing_context: Any, array: Any) -> Any:
         return made._getvalue()
 
     return array(array), build
+
+
+@intrinsic
+def rounding(typing_context: Any) -> Any:
+    """This thread's register of floating-point modes on x86, else 0."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if not X86:
+            return ir.Constant(ir.IntType(32), 0)
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        builder.call(modes(builder, "stmxcsr"), [builder.bitcast(place, ir.IntType(8).as_pointer())])
+        return builder.load(place)
+
+    return types.int32(), build
+
+
+@intrinsic
+def set_rounding(typing_context: Any, register: Any) -> Any:
+    """Set that register, where there is one."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if X86:
+            place = cgutils.alloca_once_value(builder, values[0])
+            builder.call(modes(builder, "ldmxcsr"), [builder.bitcast(place, ir.IntType(8).as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int32), build
+
+
+def modes(builder: Any, name: str) -> Any:
+    """LLVM's function that stores or loads the register of floating-point modes."""
+    function = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+    return cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.sse.{name}")
 
 
 @intrinsic

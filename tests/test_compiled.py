@@ -29,7 +29,10 @@ from chainrule.training.schedules import constant
 
 pytest.importorskip("numba")
 
+from numba import njit
+
 from chainrule.engine.compiled import Predictor, Settings, Trainer
+from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
 
 LIMITS = {"gradient, float64": 1e-12, "gradient, float32": 1e-5, "cost, float64": 1e-12, "cost, float32": 1e-5}
 TRAJECTORY, TRAJECTORY_STEPS = 1e-9, 50
@@ -142,7 +145,7 @@ def test_trajectories(part):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("seed", range(20))
 def test_layers_of_all_sizes(seed, dtype):
-    """By loops and by BLAS: single units, single inputs and single rows among them, on one thread and on several."""
+    """By loops and by tiles: single units, single inputs and single rows among them, on one thread and on several."""
     rng = np.random.default_rng(seed)
     sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 33, 130], 4)]
     rows = int(rng.choice([1, 5, 64, 200]))
@@ -447,9 +450,32 @@ def test_an_edited_formula_never_runs_stale_code():
 
 def test_subnormal_numbers_are_zero_in_training_only():
     X, y = data()
-    tiny = np.float32(1e-38)
+    tiny, tenth = np.float32(1e-38), np.float32(0.1)
     network().fit(X, y, epochs=2, engine="compiled", threads=2)
-    assert tiny * np.float32(0.1) > 0
+    assert tiny * tenth > 0
+
+    @njit
+    def product(x, y, modes):
+        before = float_modes()
+        set_float_modes(np.int32(before | modes))
+        z = x * y
+        set_float_modes(before)
+        return z
+
+    assert product(tiny, tenth, 0) > 0
+    assert product(tiny, tenth, NO_SUBNORMALS) == 0 or not X86
+
+
+@pytest.mark.parametrize("sizes", [(20, 5, 3), (4, 8, 2), (3, 10, 1), (30, 70, 40)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_prediction_has_the_same_digits_for_any_number_of_rows(sizes, dtype):
+    net = cr.Network(sizes[0], [cr.Dense(n, "tanh") for n in sizes[1:]], dtype=dtype)
+    X = np.random.default_rng(0).standard_normal((700, sizes[0])).astype(dtype)
+    predict = Predictor(net.architecture, net.dtype, 1)
+    _, whole, _ = predict(net.theta, X)
+    for rows in (1, 3, 64, 501):
+        parts = [predict(net.theta, X[at : at + rows])[1] for at in range(0, len(X), rows)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 # -- the choice -------------------------------------------------------------------------------------------------------

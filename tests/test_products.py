@@ -24,8 +24,9 @@ def multiply(A, B, *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_tur
     C = amid(np.full((m, n), NAN, dtype), margin)
     numbers = [None if rows is None else np.array(rows, np.int64) for rows in (A_rows, B_rows)]
     at_numbers = [0 if rows is None else rows.ctypes.data for rows in numbers]
-    room = max(products.room(k, n, m, True, dtype.itemsize), products.room(n, m, k, True, dtype.itemsize))
-    scratch = np.full(room + 64, 255, np.uint8)
+    layer = (n, m, k, True) if A_turned else (k, n, m, False)  # a gradient, or a forward pass
+    room = products.room(*layer, dtype.itemsize)
+    scratch = np.full(room + 4096, 255, np.uint8)
     before = C.copy()
     real = {"float32": c_float, "float64": c_double}[dtype.name]
     function = CFUNCTYPE(None, *[c_int64] * 3, real, *[c_int64] * 11)(products.function(dtype.name).address)
@@ -34,14 +35,14 @@ def multiply(A, B, *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_tur
         return matrix[margin:, margin:].ctypes.data, matrix.shape[1]
 
     (at_A, A_step), (at_B, B_step), (at_C, C_step) = place(A_there), place(B_there), place(C)
-    aligned = scratch.ctypes.data + -scratch.ctypes.data % 64
+    offset = -scratch.ctypes.data % 64
     function(
-        m, n, k, alpha, at_A, at_numbers[0], A_turned, A_step, at_B, at_numbers[1], B_turned, B_step, at_C, C_step, aligned
+        m, n, k, alpha, at_A, at_numbers[0], A_turned, A_step, at_B, at_numbers[1], B_turned, B_step, at_C, C_step, scratch.ctypes.data + offset
     )  # fmt: skip
     inside = np.zeros(C.shape, bool)
     inside[margin:-margin, margin:-margin] = True
     np.testing.assert_array_equal(C[~inside], before[~inside])
-    assert (scratch[room + 64 - (-scratch.ctypes.data % 64) :] == 255).all()
+    assert (scratch[:offset] == 255).all() and (scratch[offset + room :] == 255).all()
     return C[margin:-margin, margin:-margin].copy()
 
 

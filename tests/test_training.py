@@ -1305,5 +1305,8 @@ def test_checksum_tells_data_apart(dtype):
     swapped = X.copy()
     swapped[[5, 6]] = swapped[[6, 5]]
     seen.add(checksum([swapped, y]))
-    assert len(seen) == 9
+    seen |= {checksum([X * signs, y]) for signs in ([-1, 1, 1], [1, 1, -1], [-1, -1, -1])}
+    assert len(seen) == 12
+    labels = np.repeat([0, 1], 2500).astype(dtype)
+    assert len({checksum([rng.permutation(labels)]) for _ in range(2000)}) == 2000
     assert checksum([np.asfortranarray(X), y.copy()]) == checksum([X, y])

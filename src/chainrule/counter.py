@@ -78,7 +78,8 @@ _FACTORS = _mixed(8192, 0) | np.uint64(1)
 def checksum(arrays: Iterable[Array]) -> int:
     """32 bits that tell data apart: each 64 KiB as Σ fᵢ wᵢ mod 2⁶⁴ over its words, and the CRC-32 of the size and these sums.
 
-    It takes a sixth of the time of a CRC-32 of the data themselves.
+    The upper half of a word, which has sign and exponent, is folded into the lower one first, as a product hands bits on
+    upwards only. This takes a fraction of the time of a CRC-32 of the data themselves.
     """
     found = 0
     for array in arrays:
@@ -86,6 +87,9 @@ def checksum(arrays: Iterable[Array]) -> int:
         whole = len(octets) // 8 * 8
         words = octets[:whole].view(np.uint64)
         blocks = (words[begin : begin + len(_FACTORS)] for begin in range(0, len(words), len(_FACTORS)))
-        sums = np.array([len(octets), *(np.dot(block, _FACTORS[: len(block)]) for block in blocks)], np.uint64)
+        sums = np.array(
+            [len(octets), *(np.dot(block ^ (block >> np.uint64(32)), _FACTORS[: len(block)]) for block in blocks)],
+            np.uint64,
+        )
         found = zlib.crc32(octets[whole:].tobytes(), zlib.crc32(sums.tobytes(), found))
     return found

@@ -27,12 +27,12 @@ from .memory import (
     compiled,
     copy,
     fill,
+    float_modes,
     in_order,
     inlined,
     look,
     number,
-    rounding,
-    set_rounding,
+    set_float_modes,
     stream,
     view,
     widest,
@@ -104,7 +104,7 @@ def small(m, n, k, alpha, A, A_turned, A_step, B, B_turned, B_step, C, C_step):
     for i in range(m):
         c = view(C + i * C_step * size, n, alpha)
         for j in range(n):
-            total = alpha * 0
+            total = cast(alpha, 0.0)  # alpha * 0 would be a float64
             for p in range(k):
                 total += number(A + i * A_i + p * A_p, alpha) * number(B + p * B_p + j * B_j, alpha)
             c[j] = alpha * total
@@ -223,7 +223,7 @@ def drop(source, mask, target, rate, first, word, one):
     kept = cast(one, 1 / (1 - rate))
     for j in range(len(source)):
         uniform = np.float64(mixed(word + np.uint64(first + j + 1) * GOLDEN) >> np.uint64(11)) * 2.0**-53
-        mask[j] = kept if uniform >= rate else one * 0
+        mask[j] = kept if uniform >= rate else cast(one, 0.0)
         target[j] = source[j] * mask[j]
 
 
@@ -289,7 +289,7 @@ def gradients(
     else:
         at = (layer[AT_W] + first) * size
         dC_dW = view(g + at, own, one)
-        fill(dC_dW, one * 0)
+        fill(dC_dW, cast(one, 0.0))
         for i in range(rows):
             d, a_prev = view(delta + i * m * size, own, one), view(A + (first + i * m) * size, own, one)
             for k in range(own):
@@ -334,7 +334,7 @@ def squares(address, rows, n, step, one):
     for i in range(rows):
         for first in range(0, n, RUN):
             run = view(address + (i * step + first) * width(one), min(RUN, n - first), one)
-            of_run = one * 0
+            of_run = cast(one, 0.0)
             for k in range(len(run)):
                 of_run += run[k] * run[k]
             total += of_run
@@ -420,11 +420,11 @@ def train(
 
     The moments of gradients that fade away become subnormal, and then every operation takes many times as long.
     """
-    before = rounding()
-    set_rounding(np.int32(before | NO_SUBNORMALS))
+    before = float_modes()
+    set_float_modes(np.int32(before | NO_SUBNORMALS))
     tables = (layers, factors, run, settings, parts, part_factors)
     result = updates(me, threads, step, place, *tables, rates, coefficients, sums, one)
-    set_rounding(before)
+    set_float_modes(before)
     return result
 
 
@@ -564,13 +564,13 @@ def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_
     if run[AT_TURNED] >= 0 and N >= MANY:
         turned = own + run[AT_TURNED] * size
         turn(layers, at_theta, turned, one)
-    total = one * 0
+    total = nought = cast(one, 0.0)
     for begin in range(me * block, N, threads * block):
         rows = min(block, N - begin)
         at = np.int64(x.ctypes.data) + begin * n * size
         given = view(at, rows * n, one)
         for j in range(rows * n):
-            total += given[j] * 0
+            total += given[j] * nought
         forward(layers, factors, run, at_theta, turned, own, scratch, at, NO, rows, NO, NO, NO, YES, NO, one)
         if len(z):
             copy(view(own + layers[-1, AT_Z] * size, rows * K, one), z[begin * K : (begin + rows) * K])

@@ -79,7 +79,7 @@ def borrowed(typing_context: Any, array: Any) -> Any:
 
 
 @intrinsic
-def rounding(typing_context: Any) -> Any:
+def float_modes(typing_context: Any) -> Any:
     """This thread's register of floating-point modes on x86, else 0."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -93,7 +93,7 @@ def rounding(typing_context: Any) -> Any:
 
 
 @intrinsic
-def set_rounding(typing_context: Any, register: Any) -> Any:
+def set_float_modes(typing_context: Any, register: Any) -> Any:
     """Set that register, where there is one."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:

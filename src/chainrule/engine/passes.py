@@ -1,7 +1,7 @@
 """Passes: the loops of one record, each compiled alone, once, and kept on disk.
 
-A pass is a text that `lowering` writes, in a file of its own, named by the hash of that text, of the elementary functions
-and of the compiler's version. Numba compiles it in a fraction of a second and keeps the machine code beside it; the
+A pass is a text that `lowering` writes, in a file of its own, named by the hash of that text, of the functions that it calls and
+of the compiler's version. Numba compiles it in a fraction of a second and keeps the machine code beside it; the
 next process loads that in milliseconds. Another formula is another text and another file, so no stale code can run.
 The files may be read, and be deleted at any time.
 
@@ -35,7 +35,7 @@ from ..formulas.activations import Activation
 from ..formulas.aggregators import Aggregator
 from ..formulas.losses import Loss
 from ..training.optimizers import Optimizer
-from . import elementary
+from . import elementary, memory
 from .kernel import COEFFICIENTS
 from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace
 
@@ -306,9 +306,8 @@ def loaded(source: str, name: str) -> Any:
 @lru_cache(maxsize=1)
 def surroundings() -> str:
     """What a pass depends on besides its text."""
-    assert elementary.__file__ is not None
-    functions = Path(elementary.__file__).read_text(encoding="utf-8")
-    return f"{functions}\n{numba.__version__} {np.__version__} {sys.version}"
+    texts = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (elementary, memory)]
+    return f"{texts[0]}{texts[1]}\n{numba.__version__} {np.__version__} {sys.version}"
 
 
 @lru_cache(maxsize=1)

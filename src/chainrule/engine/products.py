@@ -310,7 +310,8 @@ def room(inputs: int, units: int, rows: int, training: bool, itemsize: int) -> i
         depth = min(k, DEPTH)
         return (m + 7) // 8 * 64 + depth * STRIP + (m * (depth * itemsize + 2 * BYTES) if turned else 0)
 
-    return max(of(rows, inputs, False), of(rows, units, False), of(units, rows, True) if training else 0)
+    forward = of(rows, inputs, False)
+    return max(forward, of(rows, units, False), of(units, rows, True)) if training else forward
 
 
 def as_c_function(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):

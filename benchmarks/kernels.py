@@ -36,6 +36,7 @@ from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.formulas import losses
 
 TURNS = 15
+IN_PLACE = compiled.LARGE  # multiplications of a first layer from which the batch's rows are read where they lie
 
 
 def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
@@ -50,10 +51,10 @@ def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def steps(
-    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None, limit: int = 2**14
+    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None, limit: int = IN_PLACE
 ) -> Callable[[], None]:
     """An epoch of compiled steps in float32."""
-    compiled.LARGE = limit  # from which rows are read where they lie
+    compiled.LARGE = limit
     rng = np.random.default_rng(0)
     hidden = [cr.Dense(n, "relu") for n in sizes[1:-1]]
     net = cr.Network(sizes[0], [*hidden, cr.Dense(sizes[-1], "softmax")], dtype="float32")
@@ -183,7 +184,8 @@ def main() -> None:
         report(f"products of {problem}", 1e6, "µs", interleaved(forms))
     constants()
     forms = {
-        name: steps((784, 128, 10), 128, 1, 40, limit=limit) for name, limit in (("in place", 2**14), ("copies", 2**60))
+        name: steps((784, 128, 10), 128, 1, 40, limit=limit)
+        for name, limit in (("in place", IN_PLACE), ("copies", 2**60))
     }
     report("784-128-10, the batch's rows", 1e6 / 40, "µs a step", interleaved(forms))
     forms = {"transposed": predictions(True), "as they are": predictions(False)}

@@ -135,6 +135,17 @@ def high_water() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, BLAS libraries with their kernels, versions."""
     info = Path("/proc/cpuinfo")
@@ -145,12 +156,6 @@ def machine() -> dict[str, Any]:
     ]
     with_floor = build({FLOOR: TRAINERS[FLOOR]}, Problem((2, 2), 1, batches=1), work(Problem((2, 2), 1, batches=1)))
     libraries = {"NumPy": floor.blas("numpy"), "the floor": floor.blas("scipy_openblas32") if with_floor[0] else {}}
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
@@ -161,7 +166,7 @@ def machine() -> dict[str, Any]:
             name: f"OpenBLAS {lib['version']}, {lib['architecture']} kernels" if lib else "not OpenBLAS"
             for name, lib in libraries.items()
         },
-        "versions": versions,
+        "versions": versions(PACKAGES),
     }
 
 

@@ -30,6 +30,18 @@ inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, force
 in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
+def everywhere(builder: Any, value: Any, lanes: int) -> Any:
+    """A vector that has the value in all its lanes."""
+    nothing = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
+
+
+def declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """One of LLVM's own functions."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
 @intrinsic
 def call(typing_context: Any, address: Any, arguments: Any) -> Any:
     """Call the C function at an address with a tuple of numbers; pointers are whole numbers too."""
@@ -107,8 +119,7 @@ def set_float_modes(typing_context: Any, register: Any) -> Any:
 
 def modes(builder: Any, name: str) -> Any:
     """LLVM's function that stores or loads the register of floating-point modes."""
-    function = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
-    return cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.sse.{name}")
+    return declared(builder, f"llvm.x86.sse.{name}", ir.VoidType(), ir.IntType(8).as_pointer())
 
 
 @intrinsic
@@ -185,9 +196,7 @@ def stream(typing_context: Any, factor: Any, source: Any, target: Any) -> Any:
         count = LINE // context.get_abi_sizeof(context.get_data_type(factor))
         vector = ir.VectorType(context.get_data_type(factor), count)
         numbers = builder.load(builder.inttoptr(values[1], vector.as_pointer()), align=1)
-        first, nothing = ir.Constant(ir.IntType(32), 0), ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(nothing, values[0], first)
-        factors = builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
+        factors = everywhere(builder, values[0], count)
         store = builder.store(builder.fmul(numbers, factors), builder.inttoptr(values[2], vector.as_pointer()), LINE)
         store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()

@@ -20,10 +20,9 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import cfunc, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import compiled, inlined, number, view, widest, width
+from .memory import compiled, declared, everywhere, inlined, number, view, widest, width
 
 DEPTH = 2048  # terms of a sum; a strip of so many rows stays in a core's cache
 
@@ -44,8 +43,6 @@ HEIGHTS = (6, 4, 2, 1)  # rows of tiles: the registers hold the first, a row of 
 NEAR = 65536  # bytes over which a matrix may be spread and yet be read where it lies
 PANEL = VECTORS * BYTES  # bytes in a row of a panel, which is as wide as a tile
 STRIP = 256  # bytes in a row of the panels for which a row of A is read once
-
-
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -57,18 +54,6 @@ def whole(value: int) -> Any:
 def pointer(builder: Any, address: Any, kind: Any) -> Any:
     """An address as a pointer to numbers or vectors."""
     return builder.inttoptr(address, kind.as_pointer())
-
-
-def everywhere(builder: Any, value: Any, lanes: int) -> Any:
-    """A vector that has the value in all its lanes."""
-    nothing = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    one = builder.insert_element(nothing, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(I32, lanes), None))
-
-
-def declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    """One of LLVM's own functions."""
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 @intrinsic
@@ -111,16 +96,13 @@ def write_tile(
     lanes = BYTES // size
     vector, flags = ir.VectorType(real, lanes), ir.VectorType(ir.IntType(1), lanes)
     named, zeros, align = f"v{lanes}f{8 * size}", ir.Constant(vector, None), ir.Constant(I32, size)
+    nothing, place = ir.VoidType(), vector.as_pointer()
     fma = declared(builder, f"llvm.fmuladd.{named}", vector, vector, vector, vector)
-    load = declared(builder, f"llvm.masked.load.{named}.p0", vector, vector.as_pointer(), I32, flags, vector)
-    store = declared(
-        builder, f"llvm.masked.store.{named}.p0", ir.VoidType(), vector, vector.as_pointer(), I32, flags
-    )  # fmt: skip
+    load = declared(builder, f"llvm.masked.load.{named}.p0", vector, place, I32, flags, vector)
+    store = declared(builder, f"llvm.masked.store.{named}.p0", nothing, vector, place, I32, flags)
 
     begin = builder.block
-    starts = [
-        builder.load(pointer(builder, builder.add(rows, whole(8 * i)), I64)) for i in range(height)
-    ]  # fmt: skip
+    starts = [builder.load(pointer(builder, builder.add(rows, whole(8 * i)), I64)) for i in range(height)]
     turn, end = builder.append_basic_block("turn"), builder.append_basic_block("end")
     builder.branch(turn)
 

@@ -54,8 +54,10 @@ def without(problem: Problem, part: str, steps: int) -> Callable[[], None]:
         for column in (kernel.FORWARD, kernel.BACKWARD):
             of_part = trainer.layers[:, column]
             of_part[of_part != 0] = nothing.address
+    elif part == "products":
+        trainer.layers[:, kernel.PRODUCT] = trainer.run[kernel.BIAS_PRODUCT] = nothing.address
     elif part:
-        places = {"products": kernel.PRODUCT, "loss": kernel.LOSS_AND_SLOPE, "update": kernel.UPDATE}
+        places = {"loss": kernel.LOSS_AND_SLOPE, "update": kernel.UPDATE}
         trainer.run[places[part]] = nothing.address
     theta, slots = net.theta.copy(), [np.zeros(net.P, np.float32) for _ in range(2)]
     rates = np.full(min(steps, problem.batches), 1e-3)

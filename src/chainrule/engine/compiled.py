@@ -22,7 +22,7 @@ from ..formulas.activations import Activation, identity
 from ..formulas.aggregators import Aggregator, mean, sum_
 from ..formulas.losses import on_logits
 from ..training.optimizers import SGD, Optimizer
-from . import kernel, passes, products
+from . import amx, kernel, passes, products
 from .choice import NotCompiledError
 from .lowering import Untraceable
 from .threads import Team, yield_address
@@ -65,7 +65,7 @@ def describe(
     Raises:
         NotCompiledError: a layer of one's own, or an activation that is no loop over numbers.
     """
-    layers = np.zeros((len(architecture.layers), 11), np.int64)
+    layers = np.zeros((len(architecture.layers), 12), np.int64)
     factors = np.zeros((len(architecture.layers), 2))
     scratch = 0
     given = zip(architecture.layers, activations, architecture.places, strict=True)
@@ -93,8 +93,12 @@ def describe(
         if training:
             row[kernel.AT_DELTA] = layout.take(rows * m)
             row[kernel.BACKWARD] = backward.address if moved else 0
-        of_products = products.room(n, m, rows, training, layout.itemsize) // layout.itemsize
-        scratch = max(scratch, forward.scratch(m), backward.scratch(m), of_products)
+        row[kernel.PRODUCT] = products.function(dtype).address
+        room = products.room(n, m, rows, training, layout.itemsize)
+        if training and dtype == "float32" and amx.worth(n, m, rows) and amx.available():
+            row[kernel.PRODUCT] = amx.function().address
+            room = max(room, amx.room(n, m, rows))
+        scratch = max(scratch, forward.scratch(m), backward.scratch(m), room // layout.itemsize)
     return layers, factors, scratch
 
 
@@ -119,7 +123,7 @@ class Predictor:
         activations = [layer.g for layer in architecture.layers]
         layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.PRODUCT] = products.function(dtype.name).address
+        run[kernel.BIAS_PRODUCT] = products.function(dtype.name).address
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
@@ -248,7 +252,7 @@ class Trainer:
         scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
         run = self.run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.PRODUCT] = products.function(dtype.name).address
+        run[kernel.BIAS_PRODUCT] = products.function(dtype.name).address
         run[kernel.GIVE_WAY] = yield_address()
         places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
         for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):

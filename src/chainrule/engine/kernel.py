@@ -40,12 +40,12 @@ from .memory import (
 )
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
-KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD, ROWWISE = range(11)
+KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, PRODUCT, FORWARD, BACKWARD, ROWWISE = range(12)
 DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
 # Places in the vector of whole numbers that describes a run. Addresses of functions:
-PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
+BIAS_PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 # addresses of memory,
 X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, ONES, SAMPLES, COUNTER = range(7, 18)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
@@ -87,7 +87,7 @@ def meet(counter, goal, give_way):
 
 @inlined
 def product(multiply, m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
-    """`products.multiply` at its address, or loops where those are faster."""
+    """`products.multiply` or `amx.multiply` at its address, or loops where those are faster."""
     if m * n * k > SMALL or A_rows or B_rows:
         given = (A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch)
         call(multiply, (m, n, k, alpha, *given))
@@ -177,10 +177,10 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, picked, rows,
             W, c = theta + (layers[l, AT_W] + k0 * n) * size, cast(one, factors[l, FACTOR])
             if turned:
                 W = turned + layers[l, AT_W] * size
-                product(run[PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
+                product(layers[l, PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
             elif some and own:
                 of_A = (A, picked + i0 * 8) if picked and l == 0 else (A + i0 * n * size, NO)
-                product(run[PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
+                product(layers[l, PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
@@ -242,7 +242,22 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
             W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
             if some and own:
                 product(
-                    run[PRODUCT], some, own, m, c, delta + i0 * m * size, NO, NO, m, W, NO, NO, n, below, n, scratch
+                    layers[l, PRODUCT],
+                    some,
+                    own,
+                    m,
+                    c,
+                    delta + i0 * m * size,
+                    NO,
+                    NO,
+                    m,
+                    W,
+                    NO,
+                    NO,
+                    n,
+                    below,
+                    n,
+                    scratch,
                 )
         elif layers[l, KIND] == SCALE:
             scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
@@ -281,7 +296,7 @@ def gradients(
     c = factor[FACTOR]
     if layer[KIND] == DENSE:
         at = (layer[AT_W] + first * n) * size
-        product(run[PRODUCT], own, n, rows, cast(one, c), delta, NO, YES, m, A, picked, NO, n, g + at, n, scratch)
+        product(layer[PRODUCT], own, n, rows, cast(one, c), delta, NO, YES, m, A, picked, NO, n, g + at, n, scratch)
         if penalised:
             for i in range(own):
                 row = at + i * n * size
@@ -299,7 +314,7 @@ def gradients(
     if layer[AT_B] >= 0:
         at = (layer[AT_B] + first) * size
         ones = run[ONES]
-        product(run[PRODUCT], YES, own, rows, one, ones, NO, NO, rows, delta, NO, NO, m, g + at, own, scratch)
+        product(run[BIAS_PRODUCT], YES, own, rows, one, ones, NO, NO, rows, delta, NO, NO, m, g + at, own, scratch)
         if penalised and run[PENALISE_BIASES]:
             penalise(settings, view(theta + at, own, one), view(g + at, own, one), sums)
     if not run[CLIPPED]:

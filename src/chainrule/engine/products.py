@@ -301,9 +301,12 @@ def as_c_function(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turn
     multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch)
 
 
+def c_signature(real: Any) -> Any:
+    """The types of `multiply`'s arguments for numbers of a type."""
+    return types.void(*[types.int64] * 3, real, *[types.int64] * 11)
+
+
 @lru_cache(maxsize=2)
 def function(dtype: str) -> Any:
     """`multiply` for numbers of a dtype, compiled now or loaded from the disk; its `address` is for the kernel."""
-    whole = [types.int64]
-    signature = types.void(*whole * 3, getattr(types, dtype), *whole * 11)
-    return cfunc(signature, cache=True)(as_c_function)
+    return cfunc(c_signature(getattr(types, dtype)), cache=True)(as_c_function)

@@ -31,6 +31,7 @@ pytest.importorskip("numba")
 
 from numba import njit
 
+from chainrule.engine import amx, kernel
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
 
@@ -166,6 +167,28 @@ def test_layers_of_all_sizes(seed, dtype):
 # -- whole runs -------------------------------------------------------------------------------------------------------
 
 OPTIMIZERS = [SGD(0.05), SGD(0.05, 0.9), SGD(0.05, 0.9, nesterov=True), cr.Adam(0.01), cr.AdamW(0.01, weight_decay=0.1)]
+
+
+@pytest.mark.skipif(not amx.available(), reason="no matrix unit")
+def test_large_layers_on_the_matrix_unit():
+    """The gradient in float32 is as near to float64's as the array engine's is, and the same for all numbers of threads."""
+    net = cr.Network(300, [cr.Dense(260, "tanh"), cr.Dense(270, "relu"), cr.Dense(3, "softmax")], seed=0)
+    rng = np.random.default_rng(0)
+    X, y, s = rng.standard_normal((250, 300)), np.eye(3)[rng.integers(0, 3, 250)], rng.uniform(0, 2, 250)
+    cost = make_cost("large", net.architecture.output_activation)
+    exact = gradient(net.architecture, net.theta, X, y, cost, s, 1.0, None).theta
+    theta, X, y = (part.astype(np.float32) for part in (net.theta, X, y))
+    usual = gradient(net.architecture, theta, X, y, cost, s, 1.0, None).theta
+    found = []
+    for threads in (1, 2, 3):
+        settings = Settings(250, 250, True, None, 0, 0, threads)
+        trainer = Trainer(net.architecture, cost, SGD(1e-3), (X, y, s), settings, None, 1.0)
+        assert list(trainer.layers[:, kernel.PRODUCT] == amx.function().address) == [True, True, False]
+        trainer.steps(theta.copy(), np.empty((0, 0), np.float32), 0, 0, np.arange(250), np.ones(1))
+        found.append(trainer.gradient)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+    assert np.linalg.norm(found[0] - exact) <= np.linalg.norm(usual - exact) <= 1e-5 * np.linalg.norm(exact)
 
 
 def network(dtype: str = "float64") -> cr.Network:

@@ -1,4 +1,7 @@
-"""The compiled engine's matrix products against NumPy's in higher precision, for every form in which a step asks for them."""
+"""The compiled engine's matrix products against NumPy's in higher precision, for every form in which a step asks for them.
+
+"float32" and "float64" are the products in vector registers, "amx" those in float32 on the matrix unit, where there is one.
+"""
 
 import os
 import subprocess
@@ -10,13 +13,19 @@ import pytest
 
 pytest.importorskip("numba")
 
-from chainrule.engine import products
+from chainrule.engine import amx, products
 
 NAN = float("nan")
+ON_UNIT = pytest.param("amx", marks=pytest.mark.skipif(not amx.available(), reason="no matrix unit"))
+every_kind = pytest.mark.parametrize("kind", ["float32", "float64", ON_UNIT])
 
 
-def multiply(A, B, *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3):
-    """α A B by `products.multiply`, with matrices amid numbers that must be neither read nor written."""
+def dtype_of(kind):
+    return "float64" if kind == "float64" else "float32"
+
+
+def multiply(A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3):
+    """α A B by `multiply` of `products` or `amx`, with matrices amid numbers that must be neither read nor written."""
     dtype = A.dtype
     m, k = A.shape if A_rows is None else (len(A_rows), A.shape[1])
     n = B.shape[1]
@@ -24,19 +33,20 @@ def multiply(A, B, *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_tur
     C = amid(np.full((m, n), NAN, dtype), margin)
     numbers = [None if rows is None else np.array(rows, np.int64) for rows in (A_rows, B_rows)]
     at_numbers = [0 if rows is None else rows.ctypes.data for rows in numbers]
-    layer = (n, m, k, True) if A_turned else (k, n, m, False)  # a gradient, or a forward pass
-    room = products.room(*layer, dtype.itemsize)
+    layer = (n, m, k) if A_turned else (k, n, m)  # a gradient, or a forward pass
+    room = amx.room(*layer) if kind == "amx" else products.room(*layer, A_turned, dtype.itemsize)
+    function = amx.function() if kind == "amx" else products.function(kind)
     scratch = np.full(room + 4096, 255, np.uint8)
     before = C.copy()
     real = {"float32": c_float, "float64": c_double}[dtype.name]
-    function = CFUNCTYPE(None, *[c_int64] * 3, real, *[c_int64] * 11)(products.function(dtype.name).address)
+    call = CFUNCTYPE(None, *[c_int64] * 3, real, *[c_int64] * 11)(function.address)
 
     def place(matrix):
         return matrix[margin:, margin:].ctypes.data, matrix.shape[1]
 
     (at_A, A_step), (at_B, B_step), (at_C, C_step) = place(A_there), place(B_there), place(C)
     offset = -scratch.ctypes.data % 64
-    function(
+    call(
         m, n, k, alpha, at_A, at_numbers[0], A_turned, A_step, at_B, at_numbers[1], B_turned, B_step, at_C, C_step, scratch.ctypes.data + offset
     )  # fmt: skip
     inside = np.zeros(C.shape, bool)
@@ -69,51 +79,71 @@ SIZES = [
     (40, 10, 300),
     (3, 257, 2),
 ]
-SIZES += [(12, 64, 2048), (5, 9, 2049), (9, 70, 4100), (300, 16, 130)]
+SIZES += [(12, 64, 2048), (5, 9, 2049), (9, 70, 4100), (300, 16, 130), (290, 70, 1100)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_kind
 @pytest.mark.parametrize("A_turned", [False, True])
 @pytest.mark.parametrize("B_turned", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_products(size, A_turned, B_turned, dtype):
+def test_products(size, A_turned, B_turned, kind):
+    dtype = dtype_of(kind)
     A, B = matrices(*size, dtype)
-    C = multiply(A, B, alpha=-1.5, A_turned=A_turned, B_turned=B_turned)
+    C = multiply(A, B, kind, alpha=-1.5, A_turned=A_turned, B_turned=B_turned)
     wide = np.longdouble if dtype == "float64" else np.float64
     exact = -1.5 * (A.astype(wide) @ B.astype(wide))
     bound = 1.5 * np.abs(A).astype(wide) @ np.abs(B).astype(wide)  # Σ |a| |b|, of which each term is off by k ε at most
     assert (np.abs(C - exact) <= (size[2] + 2) * np.finfo(dtype).eps * bound).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_by_number(dtype):
+@every_kind
+def test_rows_by_number(kind):
     rng = np.random.default_rng(1)
+    dtype = dtype_of(kind)
     X, W = matrices(50, 33, 40, dtype)
     rows = rng.integers(0, 50, 23)
-    np.testing.assert_array_equal(multiply(X, W, A_rows=rows), multiply(X[rows], W))
+    np.testing.assert_array_equal(multiply(X, W, kind, A_rows=rows), multiply(X[rows], W, kind))
     delta = rng.standard_normal((9, 23)).astype(dtype)
     np.testing.assert_array_equal(
-        multiply(delta, X, B_rows=rows, A_turned=True), multiply(delta, X[rows], A_turned=True)
+        multiply(delta, X, kind, B_rows=rows, A_turned=True), multiply(delta, X[rows], kind, A_turned=True)
     )
 
 
+@every_kind
 @pytest.mark.parametrize("k", [30, 3000])
-def test_a_number_is_the_same_sum_wherever_it_stands(k):
+def test_a_number_is_the_same_sum_wherever_it_stands(k, kind):
     """Neither the rows nor the columns around it change a digit, nor how the matrices lie in memory."""
-    A, B = matrices(41, 83, k, "float32")
-    C = multiply(A, B)
-    np.testing.assert_array_equal(multiply(A[17:30], B), C[17:30])
-    np.testing.assert_array_equal(multiply(A, B[:, 5:9]), C[:, 5:9])
+    A, B = matrices(241, 83, k, dtype_of(kind))
+    C = multiply(A, B, kind)
+    np.testing.assert_array_equal(multiply(A[17:30], B, kind), C[17:30])
+    np.testing.assert_array_equal(multiply(A, B[:, 5:9], kind), C[:, 5:9])
     for A_turned, B_turned in ((True, False), (False, True), (True, True)):
-        np.testing.assert_array_equal(multiply(A, B, A_turned=A_turned, B_turned=B_turned), C)
+        np.testing.assert_array_equal(multiply(A, B, kind, A_turned=A_turned, B_turned=B_turned), C)
 
 
-def test_what_is_not_finite_stays_where_it_belongs():
-    A, B = matrices(20, 70, 50, "float32")
+@every_kind
+def test_what_is_not_finite_stays_where_it_belongs(kind):
+    A, B = matrices(20, 70, 50, dtype_of(kind))
     A[3, 7], B[8, 66] = np.inf, NAN
-    C = multiply(A, B)
+    C = multiply(A, B, kind)
     assert np.isfinite(np.delete(np.delete(C, 3, 0), 66, 1)).all()
     assert np.isnan(C[:, 66]).all() and not np.isfinite(C[3]).any()
+
+
+@pytest.mark.parametrize("kind", [ON_UNIT])
+@pytest.mark.parametrize("size", [(64, 64, 64), (128, 96, 800), (40, 40, 4000)])
+@pytest.mark.parametrize("positive", [False, True])
+def test_the_matrix_unit_is_nearer_to_the_exact_product(kind, size, positive):
+    """Though it multiplies numbers of 8 digits: also for numbers of very different size, and where all terms add up."""
+    A, B = matrices(*size, "float32")
+    rng = np.random.default_rng(2)
+    A, B = (x * (10 ** rng.uniform(-8, 8, x.shape)).astype(np.float32) for x in (A, B))
+    if positive:
+        A, B = np.abs(A), np.abs(B)
+    exact, scale = A.astype(float) @ B.astype(float), np.abs(A).astype(float) @ np.abs(B)
+    error = {name: np.abs(multiply(A, B, name) - exact) / scale for name in ("float32", kind)}
+    assert error[kind].max() <= error["float32"].max()
+    assert np.linalg.norm(error[kind]) <= np.linalg.norm(error["float32"])
 
 
 @pytest.mark.parametrize(("vector", "registers"), [(64, 32), (32, 16), (16, 16), (16, 32)])

@@ -12,6 +12,7 @@ import pickle
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import CFUNCTYPE, c_float, c_int64
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +25,14 @@ from chainrule.core.backward import gradient
 from chainrule.core.cost import make_cost
 from chainrule.engine.choice import choose, cores, share
 from chainrule.training.loop import Data, Plan, Training, first_snapshot, run_training
-from chainrule.training.optimizers import SGD
+from chainrule.training.optimizers import SGD, update
 from chainrule.training.schedules import constant
 
 pytest.importorskip("numba")
 
 from numba import njit
 
-from chainrule.engine import amx, kernel
+from chainrule.engine import amx, kernel, passes
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
 
@@ -226,6 +227,29 @@ def assert_same_runs(options: dict[str, Any], dtype: str = "float64", theta: flo
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_optimizers(optimizer):
     assert_same_runs({"optimizer": optimizer, "threads": 2})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_updates_in_float32_to_a_few_units_in_the_last_place(optimizer):
+    """Though a division is an estimate there: for numbers of all sizes, and where all are zero."""
+    rng = np.random.default_rng(0)
+    count = 1003
+    sizes = 10.0 ** rng.uniform(-15, 12, count)
+    g, m = (rng.uniform(0.5, 2, count) * sizes for _ in range(2))  # of one sign, so that nothing cancels
+    given = [np.zeros(count), g, *[m, g * m][: len(optimizer.slots)]]
+    vectors = [vector.astype(np.float32) for vector in given]
+    for vector in vectors:
+        vector[:20] = 0
+    coefficients = np.zeros(kernel.COEFFICIENTS)
+    coefficients[: len(optimizer.coefficients(7))] = optimizer.coefficients(7)
+    theta, g, *slots = (vector.astype(float) for vector in vectors)
+    expected = update(optimizer, theta, g, 0.01, tuple(slots), 7)
+    function = CFUNCTYPE(None, *[c_int64] * 7, c_float, c_float, c_int64)
+    places = [vector.ctypes.data for vector in vectors] + [0] * (4 - len(slots))
+    address = passes.compile(passes.update(optimizer), "float32").address
+    function(address)(*places, coefficients.ctypes.data, 0.01, 1.0, count)
+    for found, exact in zip((vectors[0], *vectors[2:]), expected, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=8 * np.finfo(np.float32).eps, atol=0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

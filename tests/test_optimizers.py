@@ -306,3 +306,11 @@ def test_bad_settings_are_refused(make, message):
     with pytest.raises(ParameterError) as caught:
         make()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.1, 0.99999)])
+def test_adams_corrections_for_many_steps_are_those_of_each(betas):
+    adam = cr.Adam(beta1=betas[0], beta2=betas[1])
+    counts = np.array([1, 2, 7, 50, 299, 300, 301, 3000, 3001, 1e5, 1e9])
+    each = np.transpose([adam.coefficients(int(t)) for t in counts])
+    np.testing.assert_allclose(adam.coefficients(counts), each, rtol=1e-12)

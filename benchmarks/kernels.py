@@ -3,12 +3,14 @@
 python benchmarks/kernels.py        two minutes on an idle machine
 
 products                    against OpenBLAS, one thread                  all products of a step of five networks
+the matrix unit             against products in vector registers          training 784-512-512-10, one thread and two
 small products by loops     against tiles for all                         1 000 steps of 2-3-2
 small matrices in place     against panels for all                        predicting 10 000 rows of 20-64-64-2
 rows read where they lie    against copies of the batch's rows            training 784-128-10, one thread
 small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2
 sharing by units            against sharing by rows, on two threads       training 20-1024-1024-10, batch 32
 sharing by rows             against sharing by units, on two threads      training 64-64-64-10
+estimated divisions         against exact ones                            Adam's update of 5 700 parameters
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
 stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
 """
@@ -30,13 +32,14 @@ import chainrule as cr
 from chainrule.bench.floor import floor, products
 from chainrule.bench.problems import TRAINING, Problem
 from chainrule.core.cost import make_cost
-from chainrule.engine import compiled, kernel, passes
+from chainrule.engine import amx, compiled, kernel, passes
 from chainrule.engine import products as own
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.formulas import losses
 
 TURNS = 15
 IN_PLACE = compiled.LARGE  # multiplications of a first layer from which the batch's rows are read where they lie
+WORTH = amx.WORTH  # multiplications from which a layer's products are made on the matrix unit
 
 
 def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
@@ -51,10 +54,16 @@ def interleaved(forms: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def steps(
-    sizes: tuple[int, ...], batch: int, threads: int, batches: int, by_rows: bool | None = None, limit: int = IN_PLACE
+    sizes: tuple[int, ...],
+    batch: int,
+    threads: int,
+    batches: int,
+    by_rows: bool | None = None,
+    limit: int = IN_PLACE,
+    worth: int = WORTH,
 ) -> Callable[[], None]:
     """An epoch of compiled steps in float32."""
-    compiled.LARGE = limit
+    compiled.LARGE, amx.WORTH = limit, worth
     rng = np.random.default_rng(0)
     hidden = [cr.Dense(n, "relu") for n in sizes[1:-1]]
     net = cr.Network(sizes[0], [*hidden, cr.Dense(sizes[-1], "softmax")], dtype="float32")
@@ -127,6 +136,27 @@ def loss_passes(fused: bool) -> Callable[[], None]:
     return lambda: both(made[0].address, made[-1].address, fused) or (arrays and None)
 
 
+def updates(estimated: bool) -> Callable[[], None]:
+    """Adam's update of 5 700 parameters, a thousand times."""
+    adam = cr.Adam()
+    text = passes.text(passes.update(adam), "float32")
+    address = passes.loaded(text if estimated else text.replace("    estimates()\n", ""), "update").address
+    rng = np.random.default_rng(0)
+    theta, g, m, v = (rng.random(5700, dtype=np.float32) for _ in range(4))
+    coefficients = np.zeros(kernel.COEFFICIENTS)
+    coefficients[:2] = adam.coefficients(10)
+    places = [vector.ctypes.data for vector in (theta, g, m, v)]
+    at_theta, at_g, at_m, at_v, at = (*places, coefficients.ctypes.data)
+
+    @kernel.compiled
+    def many(address, eta, scale):
+        for _ in range(1000):
+            kernel.call(address, (at_theta, at_g, at_m, at_v, 0, 0, at, eta, scale, 5700))
+
+    arrays = (theta, g, m, v, coefficients)  # which the loop knows by address only
+    return lambda: many(address, np.float32(1e-9), np.float32(1)) or (arrays and None)
+
+
 def per_sample(compiled: bool) -> Callable[[], None]:
     """Per-sample gradients of 784-128-10 into an array that is there, on one thread."""
     net = cr.Network(784, [cr.Dense(128, "relu"), cr.Dense(10, "softmax")], dtype="float32")
@@ -182,6 +212,13 @@ def main() -> None:
     for problem in TRAINING:
         forms = {"ours": products_alone(problem, True), "OpenBLAS": products_alone(problem, False)}
         report(f"products of {problem}", 1e6, "µs", interleaved(forms))
+    if amx.available():
+        for threads in (1, 2):
+            forms = {
+                name: steps((784, 512, 512, 10), 256, threads, 20, worth=worth)
+                for name, worth in (("on the matrix unit", WORTH), ("in vector registers", 2**60))
+            }
+            report(f"784-512-512-10, threads: {threads}", 1e6 / 20, "µs a step", interleaved(forms))
     constants()
     forms = {
         name: steps((784, 128, 10), 128, 1, 40, limit=limit)
@@ -195,6 +232,7 @@ def main() -> None:
     report("20-1024-1024-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
     forms = {f"by {'rows' if rows else 'units'}": steps((64, 64, 64, 10), 256, 2, 40, rows) for rows in (True, False)}
     report("64-64-64-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
+    report("update", 1e3, "µs", interleaved({"estimated divisions": updates(True), "exact": updates(False)}))
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
     forms = {"past the caches": per_sample(True), "NumPy": per_sample(False)}
     report("per-sample gradients", 1e6, "µs", interleaved(forms))

@@ -56,7 +56,8 @@ def without(problem: Problem, part: str, steps: int) -> Callable[[], None]:
             of_part = trainer.layers[:, column]
             of_part[of_part != 0] = nothing.address
     elif part == "products":
-        trainer.layers[:, kernel.PRODUCT] = trainer.run[kernel.BIAS_PRODUCT] = nothing.address
+        trainer.layers[:, [kernel.FORWARD_PRODUCT, kernel.BACKWARD_PRODUCT]] = nothing.address
+        trainer.run[kernel.BIAS_PRODUCT] = nothing.address
     elif part:
         places = {"loss": kernel.LOSS_AND_SLOPE, "update": kernel.UPDATE}
         trainer.run[places[part]] = nothing.address

@@ -184,7 +184,8 @@ def test_large_layers_on_the_matrix_unit():
     for threads in (1, 2, 3):
         settings = Settings(250, 250, True, None, 0, 0, threads)
         trainer = Trainer(net.architecture, cost, SGD(1e-3), (X, y, s), settings, None, 1.0)
-        assert list(trainer.layers[:, kernel.PRODUCT] == amx.function().address) == [True, True, False]
+        for column in (kernel.FORWARD_PRODUCT, kernel.BACKWARD_PRODUCT):
+            assert list(trainer.layers[:, column] == amx.function().address) == [True, True, False]
         trainer.steps(theta.copy(), np.empty((0, 0), np.float32), 0, 0, np.arange(250), np.ones(1))
         found.append(trainer.gradient)
     np.testing.assert_array_equal(found[1], found[0])

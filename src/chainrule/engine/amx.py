@@ -43,7 +43,8 @@ PARTS = 3  # tiles of h, m and l
 PAIRS = 32  # terms in a tile
 BLOCK = 32  # rows and columns of C whose sums the unit keeps: two tiles each way
 SUMS = 4 * BLOCK * BLOCK  # bytes of them
-WORTH = 2**24  # multiplications from which the unit is faster than `products`
+WORTH = 2**22  # multiplications from which the unit is faster than `products`
+SIDE = 256  # inputs and units from which it is so although W must be turned
 ARCH_PRCTL, ASK, TILES = 158, 0x1023, 18  # Linux: the call, its question, the state that it is about
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 NUMBERS, WORDS = ir.VectorType(ir.FloatType(), 16), ir.VectorType(I32, 16)
@@ -60,9 +61,13 @@ def available() -> bool:
     return bool(system().syscall(*map(ctypes.c_long, (ARCH_PRCTL, ASK, TILES))) == 0)
 
 
-def worth(inputs: int, units: int, rows: int) -> bool:
-    """Whether a layer's products in a step with so many rows are faster here; the same for all threads that share it."""
-    return min(inputs, units, rows) >= BLOCK and inputs * units * rows >= WORTH
+def worth(inputs: int, units: int, rows: int) -> tuple[bool, bool]:
+    """Whether a layer's products in a step with so many rows are faster here: forward, for which W is turned, and back.
+
+    Threads share a layer's products; it is the same for all of them.
+    """
+    back = min(inputs, units, rows) >= BLOCK and inputs * units * rows >= WORTH
+    return back and min(inputs, units) >= SIDE and inputs * units * rows >= 2 * WORTH, back
 
 
 def on_unit(builder: Any, name: str, *given: Any) -> None:

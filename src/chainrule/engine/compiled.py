@@ -65,7 +65,7 @@ def describe(
     Raises:
         NotCompiledError: a layer of one's own, or an activation that is no loop over numbers.
     """
-    layers = np.zeros((len(architecture.layers), 12), np.int64)
+    layers = np.zeros((len(architecture.layers), kernel.COLUMNS), np.int64)
     factors = np.zeros((len(architecture.layers), 2))
     scratch = 0
     given = zip(architecture.layers, activations, architecture.places, strict=True)
@@ -93,11 +93,11 @@ def describe(
         if training:
             row[kernel.AT_DELTA] = layout.take(rows * m)
             row[kernel.BACKWARD] = backward.address if moved else 0
-        row[kernel.PRODUCT] = products.function(dtype).address
-        room = products.room(n, m, rows, training, layout.itemsize)
-        if training and dtype == "float32" and amx.worth(n, m, rows) and amx.available():
-            row[kernel.PRODUCT] = amx.function().address
-            room = max(room, amx.room(n, m, rows))
+        unit = training and dtype == "float32" and amx.available()
+        forth, back = amx.worth(n, m, rows) if unit else (False, False)
+        for column, on_unit in ((kernel.FORWARD_PRODUCT, forth), (kernel.BACKWARD_PRODUCT, back)):
+            row[column] = (amx.function() if on_unit else products.function(dtype)).address
+        room = max(products.room(n, m, rows, training, layout.itemsize), amx.room(n, m, rows) if back else 0)
         scratch = max(scratch, forward.scratch(m), backward.scratch(m), room // layout.itemsize)
     return layers, factors, scratch
 

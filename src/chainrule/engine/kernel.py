@@ -40,7 +40,8 @@ from .memory import (
 )
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
-KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, PRODUCT, FORWARD, BACKWARD, ROWWISE = range(12)
+KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD, ROWWISE = range(11)
+FORWARD_PRODUCT, BACKWARD_PRODUCT, COLUMNS = range(11, 14)  # addresses of products: for z, for δ and gradient
 DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
@@ -177,10 +178,10 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, picked, rows,
             W, c = theta + (layers[l, AT_W] + k0 * n) * size, cast(one, factors[l, FACTOR])
             if turned:
                 W = turned + layers[l, AT_W] * size
-                product(layers[l, PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
+                product(layers[l, FORWARD_PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
             elif some and own:
                 of_A = (A, picked + i0 * 8) if picked and l == 0 else (A + i0 * n * size, NO)
-                product(layers[l, PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
+                product(layers[l, FORWARD_PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
@@ -242,7 +243,7 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
             W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
             if some and own:
                 product(
-                    layers[l, PRODUCT],
+                    layers[l, FORWARD_PRODUCT],
                     some,
                     own,
                     m,
@@ -296,7 +297,9 @@ def gradients(
     c = factor[FACTOR]
     if layer[KIND] == DENSE:
         at = (layer[AT_W] + first * n) * size
-        product(layer[PRODUCT], own, n, rows, cast(one, c), delta, NO, YES, m, A, picked, NO, n, g + at, n, scratch)
+        product(
+            layer[BACKWARD_PRODUCT], own, n, rows, cast(one, c), delta, NO, YES, m, A, picked, NO, n, g + at, n, scratch
+        )
         if penalised:
             for i in range(own):
                 row = at + i * n * size

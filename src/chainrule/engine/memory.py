@@ -134,21 +134,6 @@ def widest(typing_context: Any) -> Any:
 
 
 @intrinsic
-def estimates(typing_context: Any) -> Any:
-    """Let float32 divisions of this function be an estimate and a Newton step, right to 2⁻²³, where it permits that.
-
-    It permits it by the flags "arcp" and "ninf". Elsewhere than on x86 one step would leave too large an error.
-    """
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        if X86:
-            set.add(builder.function.attributes, '"reciprocal-estimates"="vec-divf:1"')
-        return context.get_dummy_value()
-
-    return types.void(), build
-
-
-@intrinsic
 def number(typing_context: Any, address: Any, like: Any) -> Any:
     """The number at an address, of the type of `like`."""
     like = types.unliteral(like)

@@ -30,9 +30,9 @@ TITLE = """# Where the time of a compiled step goes
 Written by `python benchmarks/step_profile.py`: median µs of a training step (float32, Adam, ReLU, softmax cross-entropy), and how
 much less it is without one of its parts. What overlaps with waiting for memory or for the other thread costs less than it takes
 alone, so these parts need not add up. “OpenBLAS” are the same matrix products in OpenBLAS with nothing between them, on as many threads
-of its own, and what share of the whole step that is; the engine's own products are faster for many shapes, on a processor with a
-matrix unit (AMX) by half again for large layers. Products of at most 300
-multiplications are loops of the kernel, which are not counted as products.
+of its own, and what share of the whole step that is; the engine's own products are faster for many shapes, and for large layers by half
+again where the processor has a matrix unit (AMX). Products of at most 300 multiplications are loops of the kernel, which are not
+counted as products.
 """
 PARTS = ("products", "activations", "loss", "update")
 STEPS = [4000, 1000, 80, 20, 2]  # of each network, a part of an epoch or some epochs

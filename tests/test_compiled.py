@@ -32,7 +32,7 @@ pytest.importorskip("numba")
 
 from numba import njit
 
-from chainrule.engine import amx, kernel, passes
+from chainrule.engine import amx, kernel, passes, products
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
 
@@ -171,26 +171,38 @@ OPTIMIZERS = [SGD(0.05), SGD(0.05, 0.9), SGD(0.05, 0.9, nesterov=True), cr.Adam(
 
 
 @pytest.mark.skipif(not amx.available(), reason="no matrix unit")
-def test_large_layers_on_the_matrix_unit():
+@pytest.mark.parametrize(("rows", "by_rows"), [(250, False), (600, True)])
+def test_large_layers_on_the_matrix_unit(rows, by_rows):
     """The gradient in float32 is as near to float64's as the array engine's is, and the same for all numbers of threads."""
-    net = cr.Network(300, [cr.Dense(260, "tanh"), cr.Dense(270, "relu"), cr.Dense(3, "softmax")], seed=0)
+    layers = [cr.Dense(260, "tanh"), cr.Dense(270, "relu"), cr.Dense(160, "tanh"), cr.Dense(3, "softmax")]
+    net = cr.Network(300, layers, seed=0)
     rng = np.random.default_rng(0)
-    X, y, s = rng.standard_normal((250, 300)), np.eye(3)[rng.integers(0, 3, 250)], rng.uniform(0, 2, 250)
+    X, y = rng.standard_normal((rows, 300)), np.eye(3)[rng.integers(0, 3, rows)]
+    s, order = rng.uniform(0, 2, rows), rng.permutation(rows)
     cost = make_cost("large", net.architecture.output_activation)
     exact = gradient(net.architecture, net.theta, X, y, cost, s, 1.0, None).theta
     theta, X, y = (part.astype(np.float32) for part in (net.theta, X, y))
     usual = gradient(net.architecture, theta, X, y, cost, s, 1.0, None).theta
-    found = []
-    for threads in (1, 2, 3):
-        settings = Settings(250, 250, True, None, 0, 0, threads)
+
+    def compiled(threads: int, third_back: int) -> np.ndarray:
+        settings = Settings(rows, rows, True, None, 0, 0, threads)
         trainer = Trainer(net.architecture, cost, SGD(1e-3), (X, y, s), settings, None, 1.0)
-        for column in (kernel.FORWARD_PRODUCT, kernel.BACKWARD_PRODUCT):
-            assert list(trainer.layers[:, column] == amx.function().address) == [True, True, False]
-        trainer.steps(theta.copy(), np.empty((0, 0), np.float32), 0, 0, np.arange(250), np.ones(1))
-        found.append(trainer.gradient)
-    np.testing.assert_array_equal(found[1], found[0])
-    np.testing.assert_array_equal(found[2], found[0])
-    assert np.linalg.norm(found[0] - exact) <= np.linalg.norm(usual - exact) <= 1e-5 * np.linalg.norm(exact)
+        assert trainer.run[kernel.BY_ROWS] == by_rows
+        table, unit = trainer.layers, amx.function().address
+        assert list(table[:, kernel.FORWARD_PRODUCT] == unit) == [True, True, False, False]
+        assert list(table[:, kernel.BACKWARD_PRODUCT] == unit) == [True, True, True, False]
+        table[2, kernel.BACKWARD_PRODUCT] = third_back
+        trainer.steps(theta.copy(), np.empty((0, 0), np.float32), 0, 0, order, np.ones(1))
+        return trainer.gradient
+
+    on_unit, in_registers = amx.function().address, products.function("float32").address
+    found = compiled(1, on_unit)
+    for threads in (2, 3):
+        np.testing.assert_array_equal(compiled(threads, on_unit), found)
+    first = net.architecture.places[0][0]  # reached by δ of the third layer's product
+    assert (compiled(1, in_registers)[first] != found[first]).any()
+    error = np.linalg.norm(usual - exact)
+    assert np.linalg.norm(found - exact) <= 1.5 * error <= 1e-5 * np.linalg.norm(exact)
 
 
 def network(dtype: str = "float64") -> cr.Network:

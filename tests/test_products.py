@@ -97,13 +97,14 @@ def test_products(size, A_turned, B_turned, kind):
 
 
 @every_kind
-def test_rows_by_number(kind):
+@pytest.mark.parametrize("count", [23, 1500])
+def test_rows_by_number(kind, count):
     rng = np.random.default_rng(1)
     dtype = dtype_of(kind)
     X, W = matrices(50, 33, 40, dtype)
-    rows = rng.integers(0, 50, 23)
+    rows = rng.integers(0, 50, count)
     np.testing.assert_array_equal(multiply(X, W, kind, A_rows=rows), multiply(X[rows], W, kind))
-    delta = rng.standard_normal((9, 23)).astype(dtype)
+    delta = rng.standard_normal((9, count)).astype(dtype)
     np.testing.assert_array_equal(
         multiply(delta, X, kind, B_rows=rows, A_turned=True), multiply(delta, X[rows], kind, A_turned=True)
     )
@@ -128,6 +129,14 @@ def test_what_is_not_finite_stays_where_it_belongs(kind):
     C = multiply(A, B, kind)
     assert np.isfinite(np.delete(np.delete(C, 3, 0), 66, 1)).all()
     assert np.isnan(C[:, 66]).all() and not np.isfinite(C[3]).any()
+
+
+@pytest.mark.parametrize("kind", ["float32", ON_UNIT])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
+def test_no_nan_is_lost(kind, bits):
+    A, B = matrices(20, 70, 50, "float32")
+    A.view(np.uint32)[3, 7] = bits
+    assert np.isnan(multiply(A, B, kind)[3]).all()
 
 
 @pytest.mark.parametrize("kind", [ON_UNIT])

@@ -2,16 +2,17 @@
 
 The unit multiplies bfloat16, numbers of 8 binary digits, and adds float32. A float32 has 24 digits and is the sum of three
 such numbers, x = h + m + l, each the nearest to what is left. Of the nine products of the parts of two numbers the six
-largest are added: h h', h m', m h', m m', h l', l h'. What is left out is below 2⁻²³ of the term, about the rounding error
-of a float32; and as the unit rounds its sums less often than a loop would, C is nearer to the exact product than with
-`products` (tests/test_amx.py). Numbers below 1e-33, whose parts the unit takes for zero, have fewer digits.
+largest are added: h h', h m', m h', m m', h l', l h'. What is left out is about 2⁻²⁴ of the term, as much as a float32
+rounds off; and as a long sum is rounded six times for 32 terms, not 32 times, C is nearer to the exact product than with
+`products` (tests/test_products.py). The unit takes numbers below 1e-38 for zero, so that numbers and terms below 1e-31 have
+fewer digits; those beyond 3.39e38 are infinite, and what infinity is multiplied with becomes NaN.
 
 A tile has 16 rows of 64 bytes. The first operand's rows are rows of A, with 32 terms of the sum in pairs; the second's
 are pairs of rows of B, with 16 columns. Which terms make a pair is free as long as both agree: here p and p + 16, so that
 a line of either is two vectors, one put into the other's upper halves. Where the terms lie along the wrong axis, the
 squares of pairs are turned.
 
-Every number of C is one sum in the order of k (beyond `DEPTH` terms a sum of such sums), wherever it stands.
+Every number of C is added up in the same order, wherever it stands.
 
 Sources: G. Henry, P. T. P. Tang and A. Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for
 higher-precision computations", ARITH 26 (2019); Intel's "Architecture instruction set extensions", chapter 3.
@@ -30,7 +31,7 @@ from numba import cfunc, config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import compiled, declared, everywhere, inlined, number, widest
+from .memory import compiled, declared, everywhere, inlined, number
 from .products import c_signature, pointer, turn_square, whole
 from .threads import system
 
@@ -40,20 +41,20 @@ STRIPE = 64  # of so many columns,
 ROWS = 128  # and else as a whole, and A by so many rows
 TILE = 1024  # bytes
 PARTS = 3  # tiles of h, m and l
-PAIRS = 32  # terms in a tile
+TERMS = 32  # in a row of a tile
 BLOCK = 32  # rows and columns of C whose sums the unit keeps: two tiles each way
 SUMS = 4 * BLOCK * BLOCK  # bytes of them
 WORTH = 2**22  # multiplications from which the unit is faster than `products`
-SIDE = 256  # inputs and units from which it is so although W must be turned
+WORTH_TURNED, SIDE = 2**23, 256  # the same, and inputs and units, where W must be turned
 ARCH_PRCTL, ASK, TILES = 158, 0x1023, 18  # Linux: the call, its question, the state that it is about
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I32 = ir.IntType(8), ir.IntType(32)
 NUMBERS, WORDS = ir.VectorType(ir.FloatType(), 16), ir.VectorType(I32, 16)
 
 
 @lru_cache(maxsize=1)
 def available() -> bool:
     """Whether the processor has the unit, the compiler may use it, and the system lets this process have its registers."""
-    if sys.platform != "linux" or config.CPU_NAME or config.CPU_FEATURES:
+    if sys.platform != "linux" or config.CPU_NAME or config.CPU_FEATURES is not None or not config.ENABLE_AVX:
         return False
     features = llvm.get_host_cpu_features()
     if not all(features.get(name) for name in ("amx-tile", "amx-bf16", "avx512f")):
@@ -62,12 +63,13 @@ def available() -> bool:
 
 
 def worth(inputs: int, units: int, rows: int) -> tuple[bool, bool]:
-    """Whether a layer's products in a step with so many rows are faster here: forward, for which W is turned, and back.
+    """Whether a layer's products in a step with so many rows are made here: forward, for which W is turned, and back.
 
     Threads share a layer's products; it is the same for all of them.
     """
-    back = min(inputs, units, rows) >= BLOCK and inputs * units * rows >= WORTH
-    return back and min(inputs, units) >= SIDE and inputs * units * rows >= 2 * WORTH, back
+    size = inputs * units * rows
+    back = min(inputs, units, rows) >= BLOCK and size >= WORTH and available()
+    return back and min(inputs, units) >= SIDE and size >= WORTH_TURNED, back
 
 
 def on_unit(builder: Any, name: str, *given: Any) -> None:
@@ -157,8 +159,8 @@ def keep(typing_context: Any, target: Any) -> Any:
 
 def first_lanes(builder: Any, count: Any) -> Any:
     """A mask of so many lanes, none or all if the number is beyond them."""
-    numbers = ir.Constant(ir.VectorType(I64, 16), list(range(16)))
-    return builder.icmp_signed("<", numbers, everywhere(builder, count, 16))
+    numbers = ir.Constant(WORDS, list(range(16)))
+    return builder.icmp_signed("<", numbers, everywhere(builder, builder.trunc(count, I32), 16))
 
 
 def load(builder: Any, address: Any, mask: Any) -> Any:
@@ -176,7 +178,10 @@ def split(typing_context: Any, x: Any, x_count: Any, y: Any, y_count: Any, targe
         half, upper = (ir.Constant(WORDS, [value] * 16) for value in (0x8000, 0xFFFF0000))
         left = [load(builder, values[i], first_lanes(builder, values[i + 1])) for i in (0, 2)]
         for part in range(PARTS):
-            near = [builder.and_(builder.add(builder.bitcast(x, WORDS), half), upper) for x in left]
+            words = [builder.bitcast(x, WORDS) for x in left]
+            if part < PARTS - 1:  # the last is what is left, 8 digits
+                words = [builder.add(word, half) for word in words]
+            near = [builder.and_(word, upper) for word in words]
             left = [builder.fsub(x, builder.bitcast(h, NUMBERS)) for x, h in zip(left, near, strict=True)]
             pairs = builder.or_(builder.lshr(near[0], ir.Constant(WORDS, [16] * 16)), near[1])
             builder.store(pairs, pointer(builder, builder.add(values[4], whole(part * TILE)), WORDS), 64)
@@ -227,14 +232,14 @@ def pack(M, M_rows, M_step, along, turn, first, depth, start, count, target, one
     The terms lie `along` the rows of M or across them; `turn`: the tiles are for the other operand than such lines make.
     Zeros fill whole blocks.
     """
-    blocks, steps = up(count) // 16, (depth + PAIRS - 1) // PAIRS
+    blocks, steps = up(count) // 16, (depth + TERMS - 1) // TERMS
     for turns in range(blocks * steps):  # as the numbers lie in memory
         block, step = (turns // steps, turns % steps) if along else (turns % blocks, turns // blocks)
-        tile, lines, terms = target + (block * steps + step) * PARTS * TILE, count - block * 16, depth - step * PAIRS
+        tile, lines, terms = target + (block * steps + step) * PARTS * TILE, count - block * 16, depth - step * TERMS
         if along:
-            along_rows(M, M_rows, M_step, start + block * 16, lines, 4 * (first + step * PAIRS), terms, tile)
+            along_rows(M, M_rows, M_step, start + block * 16, lines, 4 * (first + step * TERMS), terms, tile)
         else:
-            across_rows(M, M_rows, M_step, first + step * PAIRS, terms, 4 * (start + block * 16), lines, tile)
+            across_rows(M, M_rows, M_step, first + step * TERMS, terms, 4 * (start + block * 16), lines, tile)
         if turn:
             for part in range(PARTS):
                 turn_square(tile + part * TILE, 64, tile + part * TILE, 64, one)
@@ -260,13 +265,12 @@ def across_rows(M, M_rows, M_step, r, rows, offset, columns, tile):
 
 @compiled
 def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
-    """`products.multiply` in float32, with `room` bytes of scratch."""
-    widest()
+    """`products.multiply` in float32, with `room` bytes of scratch; no rows of a matrix that lies turned are picked."""
     configure()
     A_step, B_step, C_step = A_step * 4, B_step * 4, C_step * 4
     for first in range(0, k, DEPTH):
         depth = min(DEPTH, k - first)
-        apart = (depth + PAIRS - 1) // PAIRS * PARTS * TILE
+        apart = (depth + TERMS - 1) // TERMS * PARTS * TILE
         high, wide = (up(m), STRIPE) if up(m) // 16 * apart <= NEAR else (ROWS, up(n))
         of_A, of_B = scratch + SUMS, scratch + SUMS + high // 16 * apart
         for left in range(0, n, wide):
@@ -275,7 +279,7 @@ def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B
             for top in range(0, m, high):
                 rows = min(high, m - top)
                 if left == 0:
-                    pack(A, A_rows, A_step, not A_turned, A_turned, first, depth, top, rows, of_A, alpha)
+                    pack(A, A_rows, A_step, 1 - A_turned, A_turned, first, depth, top, rows, of_A, alpha)
                 for j in range(0, columns, BLOCK):
                     for i in range(0, rows, BLOCK):
                         a, b = of_A + i // 16 * apart, of_B + j // 16 * apart
@@ -293,7 +297,7 @@ def room(inputs: int, units: int, rows: int) -> int:
     """The bytes of scratch for the three products of a layer in a step with so many rows."""
 
     def of(m: int, n: int, k: int) -> int:
-        line = 2 * PARTS * min(DEPTH, -(-k // PAIRS) * PAIRS)
+        line = 2 * PARTS * min(DEPTH, -(-k // TERMS) * TERMS)
         m, n, near = -(-m // BLOCK) * BLOCK, -(-n // BLOCK) * BLOCK, NEAR // line
         return SUMS + line * max(min(m, near) + STRIPE, ROWS + n if m > near else 0)
 

@@ -93,7 +93,7 @@ def describe(
         if training:
             row[kernel.AT_DELTA] = layout.take(rows * m)
             row[kernel.BACKWARD] = backward.address if moved else 0
-        unit = training and dtype == "float32" and amx.available()
+        unit = training and dtype == "float32" and row[kernel.KIND] == kernel.DENSE
         forth, back = amx.worth(n, m, rows) if unit else (False, False)
         for column, on_unit in ((kernel.FORWARD_PRODUCT, forth), (kernel.BACKWARD_PRODUCT, back)):
             row[column] = (amx.function() if on_unit else products.function(dtype)).address

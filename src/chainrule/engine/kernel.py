@@ -41,7 +41,8 @@ from .memory import (
 
 # Columns of the table of layers; places count numbers from the beginning of θ or of the workspace, -1 is none.
 KIND, INPUTS, UNITS, AT_W, AT_B, AT_Z, AT_A, AT_DELTA, FORWARD, BACKWARD, ROWWISE = range(11)
-FORWARD_PRODUCT, BACKWARD_PRODUCT, COLUMNS = range(11, 14)  # addresses of products: for z, for δ and gradient
+FORWARD_PRODUCT, BACKWARD_PRODUCT = 11, 12  # addresses of the products for z, and for δ and the gradient
+COLUMNS = 13
 DENSE, SCALE, DROPOUT = range(3)
 # Columns of the table of factors, float64: c of NTK scaling, dropout's rate.
 FACTOR, RATE = range(2)
@@ -242,24 +243,8 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
         if layers[l, KIND] == DENSE:
             W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
             if some and own:
-                product(
-                    layers[l, FORWARD_PRODUCT],
-                    some,
-                    own,
-                    m,
-                    c,
-                    delta + i0 * m * size,
-                    NO,
-                    NO,
-                    m,
-                    W,
-                    NO,
-                    NO,
-                    n,
-                    below,
-                    n,
-                    scratch,
-                )
+                of_delta, of_W = (delta + i0 * m * size, NO, NO, m), (W, NO, NO, n)
+                product(layers[l, BACKWARD_PRODUCT], some, own, m, c, *of_delta, *of_W, below, n, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
         else:

@@ -4,7 +4,7 @@ Memory is handed on by address, and looked at through `view`; where a function t
 dtype in question tells the compiler the type.
 
 Numba keeps a function's machine code until the file that holds it changes. So whoever changes this file deletes what
-is kept of `kernel` and `products` (`__pycache__`).
+is kept of `kernel`, `products` and `amx` (`__pycache__`).
 """
 
 from __future__ import annotations

@@ -214,7 +214,8 @@ def text(given: Pass, dtype: str) -> str:
     signature = ", ".join(types[kind] for kind in given.arguments.values())
     flags = {"contract", "nsz"}
     if given.name == "update" and dtype == "float32":
-        # On x86 a division then is an estimate and a Newton step, right to 2⁻²³. An update meets finite numbers only.
+        # On x86 a division then is an estimate and a Newton step, right to about 2⁻²², but for the last few of a part,
+        # which are divided as ever. An update is given finite numbers.
         flags |= {"arcp", "ninf"}
     lines = [
         f'"""Written by chainrule from a formula: {given.name}, {dtype}."""',

@@ -122,10 +122,7 @@ class StepSGD(SGD):
 
 
 def _power(beta: float, t: Any) -> Any:
-    """βᵗ of one count t, or of an array of them; there t ends where βᵗ is nothing beside 1.
-
-    Powers that underflow take ten times as long, which tells in steps of half a microsecond.
-    """
+    """βᵗ. In an array t is cut off where βᵗ is nothing beside 1: powers that underflow take ten times as long."""
     return beta ** (np.minimum(t, 300 / (1 - beta)) if isinstance(t, np.ndarray) else t)
 
 

@@ -32,7 +32,8 @@ much less it is without one of its parts. What overlaps with waiting for memory 
 alone, so these parts need not add up. “OpenBLAS” are the same matrix products in OpenBLAS with nothing between them, on as many threads
 of its own, and what share of the whole step that is; the engine's own products are faster for many shapes, and for large layers by half
 again where the processor has a matrix unit (AMX). Products of at most 300 multiplications are loops of the kernel, which are not
-counted as products.
+counted as products. The matrix unit is faster on zeros, and slower where other work is left out beside it and its data are no longer
+those of a training: hence parts below 0.
 """
 PARTS = ("products", "activations", "loss", "update")
 STEPS = [4000, 1000, 80, 20, 2]  # of each network, a part of an epoch or some epochs

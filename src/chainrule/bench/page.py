@@ -92,7 +92,8 @@ def page(results: dict[str, Any]) -> str:
         "in one process for each row; between turns the process waits until no thread spins any more. A fit starts from "
         "the same parameters with a new optimizer in every turn; compiling is not counted. “× peer” says how many times as fast "
         "chainrule is (its fastest form); the share of the floor is the time of a step's matrix products alone, in OpenBLAS, over chainrule's "
-        "time; its own products are faster for many shapes, so that a whole step can take less than this floor. In "
+        "time; its own products are faster for many shapes, and for large layers by half again on a processor with a matrix unit "
+        "(AMX), so that a whole step can take less than this floor. In "
         "parentheses: the ratio that a step would have if it took as long as these products.",
         f"{about['processor']}, {about['cores']} cores; {about['system']}; Python {about['python']}; {versions}. "
         f"BLAS: {blas}. Load average when it began: {about['load']}.",

@@ -32,7 +32,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .memory import compiled, declared, everywhere, inlined, number
-from .products import c_signature, pointer, turn_square, whole
+from .products import c_signature, first_lanes, load_lanes, pointer, store_lanes, turn_square, whole
 from .threads import system
 
 DEPTH = 1024  # terms of a sum
@@ -157,26 +157,15 @@ def keep(typing_context: Any, target: Any) -> Any:
     return types.void(types.int64), build
 
 
-def first_lanes(builder: Any, count: Any) -> Any:
-    """A mask of so many lanes, none or all if the number is beyond them."""
-    numbers = ir.Constant(WORDS, list(range(16)))
-    return builder.icmp_signed("<", numbers, everywhere(builder, builder.trunc(count, I32), 16))
-
-
-def load(builder: Any, address: Any, mask: Any) -> Any:
-    """The numbers at an address, zeros beyond the mask."""
-    place, zeros = NUMBERS.as_pointer(), ir.Constant(NUMBERS, None)
-    function = declared(builder, "llvm.masked.load.v16f32.p0", NUMBERS, place, I32, mask.type, NUMBERS)
-    return builder.call(function, [pointer(builder, address, NUMBERS), ir.Constant(I32, 4), mask, zeros])
-
-
 @intrinsic
 def split(typing_context: Any, x: Any, x_count: Any, y: Any, y_count: Any, target: Any) -> Any:
     """Write a line of three tiles: parts of the numbers at x, with those at y in their upper halves; zeros beyond the counts."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         half, upper = (ir.Constant(WORDS, [value] * 16) for value in (0x8000, 0xFFFF0000))
-        left = [load(builder, values[i], first_lanes(builder, values[i + 1])) for i in (0, 2)]
+        masks = [first_lanes(builder, values[i], 16) for i in (1, 3)]
+        places = [pointer(builder, values[i], NUMBERS) for i in (0, 2)]
+        left = [load_lanes(builder, at, NUMBERS, 4, mask) for at, mask in zip(places, masks, strict=True)]
         for part in range(PARTS):
             words = [builder.bitcast(x, WORDS) for x in left]
             if part < PARTS - 1:  # the last is what is left, 8 digits
@@ -199,14 +188,11 @@ def add_line(typing_context: Any, alpha: Any, sums: Any, C: Any, columns: Any, m
         factor = everywhere(builder, alpha, 16)
         old = builder.select(builder.icmp_signed("!=", more, whole(0)), columns, whole(0))
         for j in (0, 16):
-            at = builder.add(C, whole(4 * j))
+            at = pointer(builder, builder.add(C, whole(4 * j)), NUMBERS)
             s = builder.load(pointer(builder, builder.add(sums, whole(4 * j)), NUMBERS), align=64)
-            c = load(builder, at, first_lanes(builder, builder.sub(old, whole(j))))
-            mask = first_lanes(builder, builder.sub(columns, whole(j)))
-            place = NUMBERS.as_pointer()
-            store = declared(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), NUMBERS, place, I32, mask.type)
-            value = builder.fadd(c, builder.fmul(factor, s))
-            builder.call(store, [value, pointer(builder, at, NUMBERS), ir.Constant(I32, 4), mask])
+            there, inside = (first_lanes(builder, builder.sub(count, whole(j)), 16) for count in (old, columns))
+            value = builder.fadd(load_lanes(builder, at, NUMBERS, 4, there), builder.fmul(factor, s))
+            store_lanes(builder, value, at, 4, inside)
         return context.get_dummy_value()
 
     i = types.int64

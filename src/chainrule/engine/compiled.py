@@ -123,7 +123,6 @@ class Predictor:
         activations = [layer.g for layer in architecture.layers]
         layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.BIAS_PRODUCT] = products.function(dtype.name).address
         run[kernel.AT_SCRATCH] = layout.take(scratch)
         self.zeros = np.zeros(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data

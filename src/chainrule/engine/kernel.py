@@ -1,7 +1,7 @@
 """The training loop and the forward pass, compiled once for each dtype: steps in blocks, with no Python inside.
 
 The kernel knows everything by numbers: sizes, places in θ and in the workspace, and the addresses of the passes that
-apply an activation, a loss or an update rule (`passes`) and of matrix products (`products`). Memory is handed on by
+apply an activation, a loss or an update rule (`passes`) and of matrix products (`products`, `amx`). Memory is handed on by
 address, and looked at through `view`; `one` is the number 1 of the network's dtype, which tells the compiler the type.
 
 Threads share one step, in one of two ways. By units: each owns a part of every layer's units; it computes their z and a

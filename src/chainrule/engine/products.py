@@ -56,6 +56,26 @@ def pointer(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
+def first_lanes(builder: Any, count: Any, lanes: int) -> Any:
+    """A mask of so many of a vector's lanes, none or all if the number is beyond them."""
+    numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, everywhere(builder, builder.trunc(count, I32), lanes))
+
+
+def load_lanes(builder: Any, place: Any, vector: Any, size: int, mask: Any) -> Any:
+    """The numbers at a place, of `size` bytes each, and zeros beyond the mask."""
+    name = f"llvm.masked.load.v{vector.count}f{8 * size}.p0"
+    load = declared(builder, name, vector, vector.as_pointer(), I32, mask.type, vector)
+    return builder.call(load, [place, ir.Constant(I32, size), mask, ir.Constant(vector, None)])
+
+
+def store_lanes(builder: Any, value: Any, place: Any, size: int, mask: Any) -> None:
+    """Write the numbers of a vector, of `size` bytes each, that the mask has."""
+    name = f"llvm.masked.store.v{value.type.count}f{8 * size}.p0"
+    store = declared(builder, name, ir.VoidType(), value.type, value.type.as_pointer(), I32, mask.type)
+    builder.call(store, [value, place, ir.Constant(I32, size), mask])
+
+
 @intrinsic
 def tile(
     typing_context: Any, height: Any, vectors: Any, k: Any, alpha: Any, rows: Any, A_p: Any, B: Any, B_p: Any, C: Any,
@@ -94,12 +114,9 @@ def write_tile(
 ) -> None:  # fmt: skip
     """The code of `tile` for one height and number of vectors: a loop over k, then the stores."""
     lanes = BYTES // size
-    vector, flags = ir.VectorType(real, lanes), ir.VectorType(ir.IntType(1), lanes)
-    named, zeros, align = f"v{lanes}f{8 * size}", ir.Constant(vector, None), ir.Constant(I32, size)
-    nothing, place = ir.VoidType(), vector.as_pointer()
-    fma = declared(builder, f"llvm.fmuladd.{named}", vector, vector, vector, vector)
-    load = declared(builder, f"llvm.masked.load.{named}.p0", vector, place, I32, flags, vector)
-    store = declared(builder, f"llvm.masked.store.{named}.p0", nothing, vector, place, I32, flags)
+    vector = ir.VectorType(real, lanes)
+    zeros = ir.Constant(vector, None)
+    fma = declared(builder, f"llvm.fmuladd.v{lanes}f{8 * size}", vector, vector, vector, vector)
 
     begin = builder.block
     starts = [builder.load(pointer(builder, builder.add(rows, whole(8 * i)), I64)) for i in range(height)]
@@ -126,8 +143,7 @@ def write_tile(
 
     builder.position_at_end(end)
     factor = everywhere(builder, alpha, lanes)
-    left = everywhere(builder, builder.sub(columns, whole((vectors - 1) * lanes)), lanes)
-    inside = builder.icmp_signed("<", ir.Constant(ir.VectorType(I64, lanes), list(range(lanes))), left)
+    inside = first_lanes(builder, builder.sub(columns, whole((vectors - 1) * lanes)), lanes)
     with builder.if_else(builder.icmp_signed("!=", more, whole(0))) as branches:
         for branch, adds in zip(branches, (True, False), strict=True):
             with branch:
@@ -137,13 +153,12 @@ def write_tile(
                         target = pointer(builder, builder.add(row, whole(j * BYTES)), vector)
                         value = builder.fmul(new[i][j], factor)
                         last = j == vectors - 1
-                        if adds:
-                            old = [target, align, inside, zeros]
-                            value = builder.fadd(
-                                value, builder.call(load, old) if last else builder.load(target, align=size)
-                            )
+                        if adds and last:
+                            value = builder.fadd(value, load_lanes(builder, target, vector, size, inside))
+                        elif adds:
+                            value = builder.fadd(value, builder.load(target, align=size))
                         if last:
-                            builder.call(store, [value, target, align, inside])
+                            store_lanes(builder, value, target, size, inside)
                         else:
                             builder.store(value, target, size)
 

@@ -47,7 +47,7 @@ def loop(f: Callable[..., object]) -> Callable[..., None]:
 
 def whole_pass(kind: Callable[..., passes.Pass], record: activations.Activation, real: type) -> Callable[..., None]:
     """A compiled pass of the engine, called with the arrays that it takes."""
-    made = passes.ready(kind, record, np.dtype(real).name)
+    made = passes.ready(kind, record, np.dtype(real).name, 0)
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 3)(made.address)
     return lambda *arrays: call(*(a.ctypes.data for a in arrays), None, *SHAPE, SHAPE[1])
 

@@ -12,6 +12,7 @@ sharing by units            against sharing by rows, on two threads       traini
 sharing by rows             against sharing by units, on two threads      training 64-64-64-10
 estimated divisions         against exact ones                            Adam's update of 5 700 parameters
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
+few units, each its lines   against blocks of transposed samples          the loss of 32 × 2 logits
 stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
 """
 
@@ -113,24 +114,24 @@ def predictions(turned: bool) -> Callable[[], None]:
     return lambda: predictor(theta, X) and None
 
 
-def loss_passes(fused: bool) -> Callable[[], None]:
-    """The loss and its slope on 128 × 10 logits, a thousand times."""
+def loss_passes(fused: bool, N: int = 128, n: int = 10, units: int = 0) -> Callable[[], None]:
+    """The loss and its slope on N × n logits, a thousand times."""
     kinds = (passes.loss_and_slope,) if fused else (passes.value, passes.slope)
-    made = [passes.ready(kind, losses.categorical_cross_entropy_logits, "float32") for kind in kinds]
+    made = [passes.once(kind, losses.categorical_cross_entropy_logits, "float32", units) for kind in kinds]
     rng = np.random.default_rng(0)
-    z, y, delta = (rng.random((128, 10), dtype=np.float32) for _ in range(3))
-    w, L = np.full(128, 1 / 128, np.float32), np.zeros(128)
-    scratch = np.zeros(max(part.scratch(10) for part in made), np.float32)
+    z, y, delta = (rng.random((N, n), dtype=np.float32) for _ in range(3))
+    w, L = np.full(N, 1 / N, np.float32), np.zeros(N)
+    scratch = np.zeros(max(part.scratch(n) for part in made) + 1, np.float32)
     at_z, at_y, at_w, at_L, at_d, at_s = (a.ctypes.data for a in (z, y, w, L, delta, scratch))
 
     @kernel.compiled
     def both(first, second, fused):
         for _ in range(1000):
             if fused:
-                kernel.call(first, (at_z, at_y, at_w, at_L, at_d, at_s, 128, 10))
+                kernel.call(first, (at_z, at_y, at_w, at_L, at_d, at_s, N, n))
             else:
-                kernel.call(first, (at_z, at_y, at_L, at_s, 128, 10))
-                kernel.call(second, (at_z, at_y, at_w, at_d, at_s, 128, 10))
+                kernel.call(first, (at_z, at_y, at_L, at_s, N, n))
+                kernel.call(second, (at_z, at_y, at_w, at_d, at_s, N, n))
 
     arrays = (z, y, w, L, delta, scratch)  # which the loop knows by address only
     return lambda: both(made[0].address, made[-1].address, fused) or (arrays and None)
@@ -234,6 +235,8 @@ def main() -> None:
     report("64-64-64-10, two threads", 1e6 / 40, "µs a step", interleaved(forms))
     report("update", 1e3, "µs", interleaved({"estimated divisions": updates(True), "exact": updates(False)}))
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
+    forms = {"own lines": loss_passes(True, 32, 2, units=2), "blocks": loss_passes(True, 32, 2)}
+    report("few units", 1e3, "µs", interleaved(forms))
     forms = {"past the caches": per_sample(True), "NumPy": per_sample(False)}
     report("per-sample gradients", 1e6, "µs", interleaved(forms))
 

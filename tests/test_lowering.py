@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from chainrule.engine import lowering, passes
 from chainrule.engine.compiled import Predictor
 from chainrule.engine.lowering import ELEMENT, Untraceable, trace
 from chainrule.formulas import activations, losses
-from chainrule.training.optimizers import SGD, Adam
+from chainrule.training.optimizers import SGD, Adam, Continued
 
 
 @cr.activation()
@@ -66,6 +68,50 @@ def test_what_is_used_twice_is_computed_once():
     assert text.count("xp.exp(") == 1 and text.count("xp.log(") == 1
     text = passes.text(passes.forward(activations.mish), "float32")
     assert text.count("xp.exp(") == 1 and "float64" not in text.partition("def ")[2]
+
+
+def test_few_units_have_lines_of_their_own():
+    loss = losses.categorical_cross_entropy_logits
+    few, many = (passes.text(passes.loss_and_slope(loss, units), "float64") for units in (3, 0))
+    assert few.count("xp.exp(") == 3 and few.count("xp.log(") == 1 and few.count("for ") == 1 and "kept =" not in few
+    assert "kept =" in many
+    z, y, w = np.random.default_rng(0).normal(scale=3, size=(3, 37, 3))
+    results = []
+    for units in (3, 0):
+        made = passes.once(passes.loss_and_slope, loss, "float64", units)
+        L, delta, scratch = np.zeros(37), np.zeros((37, 3)), np.zeros(made.scratch(3))
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 2)(made.address)
+        call(*(part.ctypes.data for part in (z, y, w[:, 0].copy(), L, delta, scratch)), 37, 3)
+        results.append((L, delta))
+    np.testing.assert_allclose(results[0][0], loss.value(z, y).sum(axis=1), rtol=1e-12, atol=1e-12)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-14)
+
+
+class Scaled:
+    """An update rule with a constant that can be changed: θ ← θ − c η g."""
+
+    learning_rate, slots, c = 0.1, (), 1.0
+
+    def coefficients(self, t):
+        return ()
+
+    def rule(self, xp, real):
+        c = real(self.c)
+        return lambda theta, g, eta: (theta - c * eta * g,)
+
+
+def test_update_rules_whose_constants_change_are_compiled_anew():
+    assert passes.constant(Continued(Adam(), 3)) and not passes.constant(Continued(Scaled(), 3))
+    X, y = np.random.default_rng(0).normal(size=(2, 8, 1))
+    rule = Scaled()
+    for rule.c in (1.0, 3.0):
+        theta = {}
+        for engine in ("array", "compiled"):
+            net = cr.Network(1, [cr.Dense(1)], seed=0)
+            net.fit(X, y, optimizer=rule, epochs=1, engine=engine)
+            theta[engine] = net.theta
+        np.testing.assert_allclose(theta["compiled"], theta["array"], rtol=1e-12)
 
 
 def test_identity_needs_no_pass():

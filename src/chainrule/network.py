@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -329,7 +329,7 @@ class Network:
         from .engine.compiled import Predictor
 
         try:
-            with announced("compiled"):
+            with self._announced("predict"):
                 self._predictor = Predictor(self.architecture, self.dtype, threads or cores())
         except NotCompiledError as refusal:
             raise ParameterError(f"compile: expected a network of loops over numbers, but {refusal}.") from None
@@ -452,7 +452,7 @@ class Network:
         cost, data = self._costed("per-sample gradients", X, y, sample_weight, options)
         into = per_sample.room(self.architecture, len(data.X), self.dtype, out=out)
         if self._predictor is not None:
-            with contextlib.suppress(NotCompiledError), announced("compiled"):
+            with contextlib.suppress(NotCompiledError), self._announced("per sample", cost.loss, cost.aggregate):
                 return self._predictor.per_sample_gradients(self._theta, cost, data, into, fresh=out is None)
         return per_sample.gradients(self.architecture, *self._deltas(cost, data), into)
 
@@ -768,7 +768,8 @@ class Network:
             NotCompiledError: the compiled engine cannot run them.
         """
         trainings = []
-        with announced(engine):
+        records = plan.cost.loss, plan.cost.aggregate, type(plan.optimizer)
+        with contextlib.nullcontext() if engine == "array" else self._announced("fit", *records):
             for k in range(starts):
                 own_plan = replace(plan, start=k if resume is None else resume.start)
                 identity = self._identity(own_plan, data, engine, threads)
@@ -781,6 +782,10 @@ class Network:
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
                 trainings.append(Training(*parts, keep_every=keep_every))
         return trainings
+
+    def _announced(self, *kind: Hashable) -> contextlib.AbstractContextManager[None]:
+        """`announced` for the compilation of some kind for this network."""
+        return announced(*kind, self.dtype.name, *(layer.g for layer in self.architecture.layers))
 
     def _identity(self, plan: Plan, data: Data, engine: str, threads: int) -> str:
         """Whatever decides the bits of a run, as text: plan, network, data and engine."""

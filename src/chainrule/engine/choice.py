@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Literal, cast
 
 from ..core.architecture import Architecture
@@ -63,9 +63,9 @@ def share(threads: int | None, architecture: Architecture, rows_per_step: int) -
 
 
 @contextlib.contextmanager
-def announced(engine: str) -> Iterator[None]:
-    """Say so where a compilation takes more than a second."""
-    if engine == "array":
+def announced(*kind: Hashable) -> Iterator[None]:
+    """Say so where a compilation takes more than a second; a kind that this process has compiled needs no clock."""
+    if kind in _compiled:
         yield
         return
     from .passes import directory
@@ -78,8 +78,12 @@ def announced(engine: str) -> Iterator[None]:
     timer.start()
     try:
         yield
+        _compiled.add(kind)
     finally:
         timer.cancel()
+
+
+_compiled: set[tuple[Hashable, ...]] = set()
 
 
 def cores() -> int:

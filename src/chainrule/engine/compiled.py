@@ -82,7 +82,7 @@ def describe(
         row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
-            forward, backward = (passes.ready(kind, g, dtype) for kind in (passes.forward, passes.backward))
+            forward, backward = (passes.ready(kind, g, dtype, m) for kind in (passes.forward, passes.backward))
         except (Untraceable, NumbaError) as error:
             raise NotCompiledError(f"the activation {g} is no loop over numbers ({first_line(error)})") from None
         moved = not passes.keeps(g)
@@ -242,8 +242,8 @@ class Trainer:
         self.layers, self.factors, scratch = describe(architecture, activations, dtype.name, B, layout, training=True)
         try:
             kinds = (passes.value, passes.slope) if aggregated else (passes.loss_and_slope,)
-            of_loss = [passes.ready(kind, pair or loss, dtype.name) for kind in kinds]
-            update = passes.compile(passes.update(optimizer), dtype.name)
+            of_loss = [passes.ready(kind, pair or loss, dtype.name, architecture.outputs) for kind in kinds]
+            update = passes.ready_update(optimizer, dtype.name)
         except (Untraceable, NumbaError) as error:
             raise NotCompiledError(
                 f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({first_line(error)})"
@@ -273,7 +273,8 @@ class Trainer:
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
         run[kernel.SUMMED] = cost.aggregate.over_epoch == "sum"
         run[kernel.PENALISE_BIASES] = cost.penalty.biases
-        run[kernel.CLIPPED] = settings.clip_norm is not None
+        looked_at = B * (sum(architecture.sizes[1:]) + sum(architecture.sizes[1:-1]))  # δ and a
+        run[kernel.MEASURED] = settings.clip_norm is not None or looked_at >= architecture.P
 
         numbers = self.settings = np.zeros(9)
         numbers[kernel.MEAN_WEIGHT] = mean_weight
@@ -315,11 +316,10 @@ class Trainer:
         θ and the slots, (P,) each, are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
         than asked if the next has a gradient that is not finite, or too large to be sure of.
         """
-        coefficients = np.zeros((len(rates), kernel.COEFFICIENTS))
-        first = self.optimizer.coefficients(step + 1)
-        if first:
-            counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
-            coefficients[:, : len(first)] = np.stack(self.optimizer.coefficients(counts), axis=1)  # type: ignore[arg-type]
+        coefficients = np.empty((len(rates), kernel.COEFFICIENTS))
+        counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
+        for j, values in enumerate(self.optimizer.coefficients(counts)):  # type: ignore[arg-type]
+            coefficients[:, j] = values
         run = self.run
         run[kernel.THETA], run[kernel.ORDER] = theta.ctypes.data, order.ctypes.data
         for k, slot in enumerate(slots):

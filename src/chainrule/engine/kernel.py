@@ -52,7 +52,7 @@ BIAS_PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(
 X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, ONES, SAMPLES, COUNTER = range(7, 18)
 # sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
 ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 28)
-BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, CLIPPED, AT_TURNED = range(28, 35)
+BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, MEASURED, AT_TURNED = range(28, 35)
 SLOTS = 35  # addresses of the optimizer's vectors, of which there may be four
 DESCRIPTION = 39  # numbers in that vector
 # Places in the vector of float64 settings.
@@ -254,10 +254,13 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
                 for k in range(own):
                     target[k] = source[k] * mask[k]
         if layers[l - 1, BACKWARD]:
-            if layers[l - 1, ROWWISE] and not run[BY_ROWS]:
-                met = wait(run, met, threads)
-                i0, some = share(rows, me, threads)
-                at, own = i0 * n * size, n
+            if layers[l - 1, ROWWISE]:
+                if not run[BY_ROWS]:
+                    met = wait(run, met, threads)
+                    i0, some = share(rows, me, threads)
+                    at, own = i0 * n * size, n
+            elif own == n:  # one row after the other
+                some, own = 1, some * n
             places = layers[l - 1, AT_DELTA], layers[l - 1, AT_Z], layers[l - 1, AT_A]
             d, z, a = (work + places[0] * size + at, work + places[1] * size + at, work + places[2] * size + at)
             call(layers[l - 1, BACKWARD], (d, z, a, scratch, some, own, n))
@@ -305,7 +308,7 @@ def gradients(
         product(run[BIAS_PRODUCT], YES, own, rows, one, ones, NO, NO, rows, delta, NO, NO, m, g + at, own, scratch)
         if penalised and run[PENALISE_BIASES]:
             penalise(settings, view(theta + at, own, one), view(g + at, own, one), sums)
-    if not run[CLIPPED]:
+    if not run[MEASURED]:
         # No element of δᵀ a is longer than ‖δ‖ ‖a‖ (Cauchy and Schwarz): a look at δ and a spares one at the gradient.
         of_a = rows * settings[LONGEST_ROW] if is_first else squares(A, rows, n, n, one)
         sums[SQUARES] += squares(delta, rows, own, m, one) * (c * c * of_a + rows)
@@ -461,7 +464,7 @@ def updates(
             d, a_prev = work + layers[l, AT_DELTA] * size, A if l == 0 else work + layers[l - 1, AT_A] * size
             of_rows, tables_of = picked if l == 0 else NO, (layers[l], factors[l], run, settings)
             gradients(*tables_of, theta, g, d, a_prev, of_rows, l == 0, rows, mine, scratch, me, threads, one)
-        if run[CLIPPED]:
+        if run[MEASURED]:
             mine[SQUARES] = 0.0
             for j in range(len(parts)):
                 if parts[j, WHO] == me:
@@ -479,7 +482,7 @@ def updates(
         part_of_epoch = rows / run[ROWS]
         cost_sum += cost * (1.0 if run[SUMMED] else part_of_epoch) + penalty * part_of_epoch
         clip = one
-        if run[CLIPPED] and np.sqrt(square) > settings[CLIP]:
+        if run[MEASURED] and np.sqrt(square) > settings[CLIP]:
             clip = cast(one, settings[CLIP] / np.sqrt(square))
         for j in range(len(parts)):
             if parts[j, WHO] == me:

@@ -4,11 +4,12 @@ The text has one loop over numbers, without temporaries, branches or calls back;
 that a formula uses twice is computed once. As the text is made anew from the record at every start, code compiled for
 an older formula can never run: other formula, other text.
 
-Two shapes of loops come out:
+Three shapes of loops come out:
 
 - `flat`: elementwise formulas, one loop over the numbers of an array;
 - `rowwise`: formulas with `row_max` or `row_sum`, and sums of losses over the outputs of a sample. The loops run over
-  the units outside and over the samples inside, on transposed copies: so they are vector loops for 2 units too.
+  the units outside and over the samples inside, on transposed copies;
+- `unrolled`: the same for a few units, one loop over the samples in which each unit has its own lines.
 """
 
 from __future__ import annotations
@@ -298,6 +299,44 @@ def rowwise(inputs: Mapping[str, str], outputs: Mapping[str, Symbol], first: int
         lines += loop("for i in range(rows):", per_row)
         lines += loop("for k in range(n):", loop("for i in range(rows):", body))
     return lines, first
+
+
+def unrolled(
+    inputs: Mapping[str, Sequence[str]], outputs: Sequence[tuple[Symbol, Sequence[str]]], units: int
+) -> list[str]:
+    """The lines that compute one sample of so many units.
+
+    `inputs` and `outputs` say where each is read and written: a place for each unit, or one for the row.
+    """
+    names: dict[Symbol, Sequence[str]] = {}
+    lines = []
+    for symbol in in_order([symbol for symbol, _ in outputs]):
+        if symbol.operation == "constant":
+            names[symbol] = [number(symbol.arguments[0])]
+        elif symbol.operation == "input":
+            names[symbol] = inputs[symbol.arguments[0]]
+        else:
+            first = f"v{len(names)}"
+            names[symbol] = [f"{first}_{k}" for k in range(units)] if symbol.rank == ELEMENT else [first]
+            if symbol.operation in REDUCTIONS:
+                of_row, *others = each(names[symbol.arguments[0]], units)
+                for other in others:
+                    of_row = (
+                        f"xp.maximum({of_row}, {other})" if symbol.operation == "row_max" else f"{of_row} + {other}"
+                    )
+                lines.append(f"{first} = {of_row}")
+                continue
+            arguments = {a: each(names[a], units) for a in symbol.arguments}
+            for k, name in enumerate(names[symbol]):
+                lines.append(f"{name} = {expression(symbol, {a: of_units[k] for a, of_units in arguments.items()})}")
+    for symbol, places in outputs:
+        lines += [f"{place} = {name}" for place, name in zip(places, each(names[symbol], len(places)), strict=True)]
+    return lines
+
+
+def each(names: Sequence[str], units: int) -> Sequence[str]:
+    """A name for each unit; what has only one is the same for all."""
+    return names if len(names) == units else [names[0]] * units
 
 
 def kept(j: int) -> str:

@@ -22,8 +22,10 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +39,9 @@ from ..formulas.losses import Loss
 from ..training.optimizers import Optimizer
 from . import elementary, memory
 from .kernel import COEFFICIENTS
-from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace
+from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace, unrolled
 
+FEW = 4  # units up to which a rowwise pass has lines of its own for each: for 8 LLVM finds no vector loop
 BLOCK = 128  # samples in one block of a rowwise pass
 SLOTS = 4  # vectors of state that an update rule may have; each is an argument, as LLVM must see that they are apart
 
@@ -50,12 +53,14 @@ class Pass(NamedTuple):
         name, arguments, body: the function; arguments by name, with p for a pointer to numbers, d for one to float64,
             r for a number, i for a whole number.
         temporaries: arrays of scratch that it needs, each of n × BLOCK numbers.
+        units: the only n that it is for, or 0.
     """
 
     name: str
     arguments: Mapping[str, str]
     body: Sequence[str]
     temporaries: int = 0
+    units: int = 0
 
     def scratch(self, n: int) -> int:
         """The numbers of scratch that the pass needs for rows of n."""
@@ -65,14 +70,14 @@ class Pass(NamedTuple):
 # -- from records to passes -------------------------------------------------------------------------------------------
 
 
-def forward(g: Activation) -> Pass:
+def forward(g: Activation, units: int = 0) -> Pass:
     """z ← z + b, a ← g(z); without a where that is z itself."""
     arguments = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
     a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
     if g.rowwise:
         affine = elementwise(["z[i, k] = z[i, k] + b[k]"])
-        blocks, temporaries = in_blocks({"z": "z"}, {}, {"a": a})
-        return Pass("forward", arguments, [*affine, *blocks], temporaries)
+        rows, temporaries = by_rows(["z"], [], {"a": a}, units)
+        return Pass("forward", arguments, [*affine, *rows], temporaries, units)
     body = ["x = z[i, k] + b[k]", "z[i, k] = x"]
     if a.operation != "input":
         body += flat({"z": "x"}, {"a[i, k]": a})
@@ -85,7 +90,7 @@ def keeps(g: Activation) -> bool:
     return trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"].operation == "input"
 
 
-def backward(g: Activation) -> Pass:
+def backward(g: Activation, units: int = 0) -> Pass:
     """δ ← ∂C/∂z from δ = ∂C/∂a."""
     arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
 
@@ -97,23 +102,22 @@ def backward(g: Activation) -> Pass:
 
     delta = trace(write)["delta"]
     if g.rowwise:
-        blocks, temporaries = in_blocks({name: name for name in ("delta", "z", "a")}, {}, {"delta": delta})
-        return Pass("backward", arguments, blocks, temporaries)
+        return Pass("backward", arguments, *by_rows(["delta", "z", "a"], [], {"delta": delta}, units), units)
     places = {name: f"{name}[i, k]" for name in ("delta", "z", "a")}
     return Pass("backward", arguments, elementwise(flat(places, {"delta[i, k]": delta})))
 
 
-def value(loss: Loss) -> Pass:
+def value(loss: Loss, units: int = 0) -> Pass:
     """L ← Σ_d ℒ(z, y); z is ŷ, or the logits for a loss that is one of them."""
     arguments = {"z": "p", "y": "p", "L": "d", "kept": "p", "rows": "i", "n": "i"}
 
     def write(graph: Any, xp: Any) -> dict[str, Any]:
         return {"L": xp.row_sum(functions(loss, xp)[0](graph.input("z", ELEMENT), graph.input("y", ELEMENT)))}
 
-    return Pass("value", arguments, *in_blocks({"z": "z", "y": "y"}, {}, {"L": trace(write)["L"]}))
+    return Pass("value", arguments, *by_rows(["z", "y"], [], trace(write), units), units)
 
 
-def slope(loss: Loss) -> Pass:
+def slope(loss: Loss, units: int = 0) -> Pass:
     """δ ← w ∂L/∂z, and 0 where w is 0, whatever the loss is there."""
     arguments = {"z": "p", "y": "p", "w": "p", "delta": "p", "kept": "p", "rows": "i", "n": "i"}
 
@@ -121,10 +125,10 @@ def slope(loss: Loss) -> Pass:
         z, y, w = graph.input("z", ELEMENT), graph.input("y", ELEMENT), graph.input("w", ROW)
         return {"delta": xp.where(w == 0.0, 0.0, w * functions(loss, xp)[1](z, y))}
 
-    return Pass("slope", arguments, *in_blocks({"z": "z", "y": "y"}, {"w": "w"}, {"delta": trace(write)["delta"]}))
+    return Pass("slope", arguments, *by_rows(["z", "y"], ["w"], trace(write), units), units)
 
 
-def loss_and_slope(loss: Loss) -> Pass:
+def loss_and_slope(loss: Loss, units: int = 0) -> Pass:
     """`value` and `slope` in one: what they share is computed once."""
     arguments = {"z": "p", "y": "p", "w": "p", "L": "d", "delta": "p", "kept": "p", "rows": "i", "n": "i"}
 
@@ -133,7 +137,7 @@ def loss_and_slope(loss: Loss) -> Pass:
         value, derivative, _ = functions(loss, xp)
         return {"L": xp.row_sum(value(z, y)), "delta": xp.where(w == 0.0, 0.0, w * derivative(z, y))}
 
-    return Pass("loss_and_slope", arguments, *in_blocks({"z": "z", "y": "y"}, {"w": "w"}, trace(write)))
+    return Pass("loss_and_slope", arguments, *by_rows(["z", "y"], ["w"], trace(write), units), units)
 
 
 def update(optimizer: Optimizer) -> Pass:
@@ -168,12 +172,25 @@ def elementwise(body: Sequence[str]) -> list[str]:
     return loop("for i in range(rows):", loop("for k in range(n):", body))
 
 
-def in_blocks(
-    elements: Mapping[str, str], per_row: Mapping[str, str], outputs: Mapping[str, Symbol]
+def by_rows(
+    elements: Sequence[str], per_row: Sequence[str], outputs: Mapping[str, Symbol], units: int
 ) -> tuple[list[str], int]:
-    """A rowwise formula in blocks of samples, on transposed copies of its inputs, and how many arrays it needs."""
+    """A rowwise formula of inputs by name, for so many units or (0) for any, and how many temporary arrays it needs."""
+    return (one_by_one(elements, per_row, outputs, units), 0) if units else in_blocks(elements, per_row, outputs)
+
+
+def one_by_one(elements: Sequence[str], per_row: Sequence[str], outputs: Mapping[str, Symbol], units: int) -> list[str]:
+    """A loop over samples."""
+    rows = {name: [f"{name}[i]"] for name in (*per_row, *outputs)}
+    units_of = {name: [f"{name}[i, {k}]" for k in range(units)] for name in (*elements, *outputs)}
+    results = [(s, (rows if s.rank == ROW else units_of)[name]) for name, s in outputs.items()]
+    return loop("for i in range(rows):", unrolled(rows | units_of, results, units))
+
+
+def in_blocks(elements: Sequence[str], per_row: Sequence[str], outputs: Mapping[str, Symbol]) -> tuple[list[str], int]:
+    """Blocks of samples, on transposed copies of the inputs; and how many arrays they need."""
     places = {name: kept(j) for j, name in enumerate(elements)}
-    copies = [f"{places[name]} = {array}[at + i, k]" for name, array in elements.items()]
+    copies = [f"{places[name]} = {name}[at + i, k]" for name in elements]
     first = len(places)
     written: dict[str, Symbol] = {}
     results = []
@@ -184,7 +201,7 @@ def in_blocks(
             written[kept(first)] = symbol
             results.append(f"{name}[at + i, k] = {kept(first)}")
             first += 1
-    inputs = places | {name: f"{array}[at + i]" for name, array in per_row.items()}
+    inputs = places | {name: f"{name}[at + i]" for name in per_row}
     lines, first = rowwise(inputs, written, first)
     body = ["rows = min(BLOCK, samples - at)", *elementwise(copies), *lines, *elementwise(results)]
     return ["samples = rows", *loop("for at in range(0, samples, BLOCK):", body)], first
@@ -208,7 +225,7 @@ def text(given: Pass, dtype: str) -> str:
     types = {"p": "types.CPointer(number)", "d": "types.CPointer(types.float64)", "r": "number", "i": "types.int64"}
     pointers = [name for name, kind in given.arguments.items() if kind in "pd"]
     used = [name for name in pointers if name != "kept" or given.temporaries]
-    matrix = "(rows, step)" if "step" in given.arguments else "(rows, n)"
+    matrix = f"(rows, {given.units or ('step' if 'step' in given.arguments else 'n')})"
     views = [f"{name} = carray({name}_, {shapes.get(name, matrix)})" for name in used]
     names = ", ".join(f"{name}_" if name in pointers else name for name in given.arguments)
     signature = ", ".join(types[kind] for kind in given.arguments.values())
@@ -247,14 +264,39 @@ def compile(given: Pass, dtype: str) -> Compiled:
     return Compiled(int(loaded(text(given, dtype), given.name).address), given.scratch)
 
 
-@lru_cache(maxsize=1024)
-def ready(kind: Callable[[Any], Pass], record: Activation | Loss, dtype: str) -> Compiled:
-    """`compile(kind(record), dtype)`, once for each record.
+def ready(kind: Callable[..., Pass], record: Activation | Loss, dtype: str, n: int) -> Compiled:
+    """The pass of a record for n units, which of few has lines of its own for each.
 
     Raises:
         Untraceable, numba.core.errors.NumbaError: the record is no loop over numbers.
     """
-    return compile(kind(record), dtype)
+    rowwise = isinstance(record, Loss) or record.rowwise
+    return once(kind, record, dtype, n if rowwise and n <= FEW else 0)
+
+
+@lru_cache(maxsize=1024)
+def once(kind: Callable[..., Pass], record: Hashable, dtype: str, *units: int) -> Compiled:
+    """`compile(kind(record, *units), dtype)`, once for each record."""
+    return compile(kind(record, *units), dtype)
+
+
+def ready_update(optimizer: Optimizer, dtype: str) -> Compiled:
+    """The optimizer's compiled rule; of one whose constants might change, from its text as it is now.
+
+    Raises:
+        Untraceable, numba.core.errors.NumbaError: the rule is no loop over numbers.
+    """
+    if constant(optimizer) and isinstance(optimizer, Hashable):
+        return once(update, optimizer, dtype)
+    return compile(update(optimizer), dtype)
+
+
+def constant(value: object) -> bool:
+    """Whether a value is a number or a text, or a frozen dataclass of such."""
+    if is_dataclass(value) and not isinstance(value, type):
+        frozen = value.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        return frozen and all(constant(getattr(value, part.name)) for part in fields(value))
+    return isinstance(value, Real | str)
 
 
 def aggregate(phi: Aggregator) -> int:

@@ -13,6 +13,7 @@ sharing by rows             against sharing by units, on two threads      traini
 estimated divisions         against exact ones                            Adam's update of 5 700 parameters
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
 few units, each its lines   against blocks of transposed samples          the loss of 32 × 2 logits
+compiled shuffles           against NumPy's                               the order of 6 400 rows
 stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
 """
 
@@ -30,10 +31,11 @@ from typing import Any
 import numpy as np
 
 import chainrule as cr
+from chainrule import counter
 from chainrule.bench.floor import floor, products
 from chainrule.bench.problems import TRAINING, Problem
 from chainrule.core.cost import make_cost
-from chainrule.engine import amx, compiled, kernel, passes
+from chainrule.engine import amx, compiled, kernel, order, passes
 from chainrule.engine import products as own
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.formulas import losses
@@ -158,6 +160,11 @@ def updates(estimated: bool) -> Callable[[], None]:
     return lambda: many(address, np.float32(1e-9), np.float32(1)) or (arrays and None)
 
 
+def shuffles(permutation: Callable[..., Any]) -> Callable[[], None]:
+    """The order of 6 400 rows."""
+    return lambda: permutation(6400, 0, counter.Purpose.ORDER, 0, 0) is None or None
+
+
 def per_sample(compiled: bool) -> Callable[[], None]:
     """Per-sample gradients of 784-128-10 into an array that is there, on one thread."""
     net = cr.Network(784, [cr.Dense(128, "relu"), cr.Dense(10, "softmax")], dtype="float32")
@@ -237,6 +244,8 @@ def main() -> None:
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
     forms = {"own lines": loss_passes(True, 32, 2, units=2), "blocks": loss_passes(True, 32, 2)}
     report("few units", 1e3, "µs", interleaved(forms))
+    forms = {"compiled": shuffles(order.permutation), "NumPy": shuffles(counter.permutation)}
+    report("order of rows", 1e6, "µs", interleaved(forms))
     forms = {"past the caches": per_sample(True), "NumPy": per_sample(False)}
     report("per-sample gradients", 1e6, "µs", interleaved(forms))
 

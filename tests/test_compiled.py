@@ -23,6 +23,7 @@ import chainrule as cr
 import grid
 from chainrule.core.backward import gradient
 from chainrule.core.cost import make_cost
+from chainrule.counter import Purpose
 from chainrule.engine.choice import choose, cores, share
 from chainrule.training.loop import Data, Plan, Training, first_snapshot, run_training
 from chainrule.training.optimizers import SGD, update
@@ -35,6 +36,7 @@ from numba import njit
 from chainrule.engine import amx, kernel, passes, products
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
+from chainrule.engine.order import permutation
 
 LIMITS = {"gradient, float64": 1e-12, "gradient, float32": 1e-5, "cost, float64": 1e-12, "cost, float32": 1e-5}
 TRAJECTORY, TRAJECTORY_STEPS = 1e-9, 50
@@ -286,6 +288,15 @@ def test_options(options, threads):
 
 def test_float32():
     assert_same_runs({"penalty": 1e-3, "clip_norm": 0.5}, "float32", theta=1e-4, costs=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 8, 9, 511, 512, 513, 1025, 70_001])
+def test_rows_are_shuffled_as_numpy_does(count):
+    for seed, *counters in ((0,), (1, 0, 0), (2**63 - 1, 5, 3), (7, 2**40, 1, 2)):
+        drawn = permutation(count, seed, Purpose.ORDER, *counters)
+        expected = np.random.Philox(key=[seed, int(Purpose.ORDER)], counter=[0, *counters, *[0] * (3 - len(counters))])
+        assert drawn.dtype == np.int64
+        np.testing.assert_array_equal(drawn, np.random.Generator(expected).permutation(count))
 
 
 def test_same_bits_twice_and_resumed():

@@ -42,6 +42,11 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generato
     return np.random.Generator(np.random.Philox(key=[seed, int(purpose)], counter=words))
 
 
+def permutation(count: int, seed: int, purpose: Purpose, *counters: int) -> Array:
+    """The numbers 0 … count − 1 in a random order, (count,) int64."""
+    return generator(seed, purpose, *counters).permutation(count)
+
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 0xFFFFFFFFFFFFFFFF
 

@@ -10,7 +10,7 @@ import numpy as np
 import chainrule as cr
 
 from ..arrays import Array
-from ..counter import Purpose, generator
+from ..counter import Purpose, permutation
 
 LEARNING_RATE, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
@@ -76,7 +76,7 @@ def work(problem: Problem) -> Work:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((problem.rows, problem.sizes[0]), dtype=np.float32)
     y = rng.permutation(np.arange(problem.rows) % problem.sizes[-1])
-    order = generator(0, Purpose.ORDER, 0, 0).permutation(problem.rows)
+    order = permutation(problem.rows, 0, Purpose.ORDER, 0, 0)
     net = network(problem)
     return Work(X, y, order, [(net.W(l).copy(), net.b(l).copy()) for l in range(1, len(problem.sizes))])
 

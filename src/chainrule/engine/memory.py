@@ -4,7 +4,7 @@ Memory is handed on by address, and looked at through `view`; where a function t
 dtype in question tells the compiler the type.
 
 Numba keeps a function's machine code until the file that holds it changes. So whoever changes this file deletes what
-is kept of `kernel`, `products` and `amx` (`__pycache__`).
+is kept of `kernel`, `order`, `products` and `amx` (`__pycache__`).
 """
 
 from __future__ import annotations
@@ -173,6 +173,20 @@ def add_and_get(typing_context: Any, address: Any, amount: Any) -> Any:
         return builder.add(builder.atomic_rmw("add", pointer, values[1], "seq_cst"), values[1])
 
     return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def times_wide(typing_context: Any, a: Any, b: Any) -> Any:
+    """The upper and the lower half of the product of two 64-bit numbers without sign."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(value, wide) for value in values))
+        halves = builder.lshr(product, ir.Constant(wide, 64)), product
+        parts = [builder.trunc(half, ir.IntType(64)) for half in halves]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), build
 
 
 @intrinsic

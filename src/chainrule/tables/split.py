@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..arrays import Array, check_count
-from ..counter import Purpose, check_seed, generator
+from ..counter import Purpose, check_seed, permutation
 from ..errors import DataError, ParameterError, ShapeError
 
 
@@ -43,7 +43,7 @@ def split_rows(
     if labels is not None and labels.shape != (n,):
         raise ShapeError(f"Splitting rows: expected {n} labels, one per row, got shape {labels.shape}.")
 
-    order = generator(seed, Purpose.SPLIT).permutation(n)
+    order = permutation(n, seed, Purpose.SPLIT)
     groups = np.zeros(n, dtype=np.int64) if labels is None else labels[order]
     order = order[np.argsort(groups, kind="stable")]  # the rows class by class, shuffled within each
     counts = np.unique(groups, return_counts=True)[1]
@@ -78,7 +78,7 @@ def fold_rows(n: int, seed: int, folds: int, labels: Array | None = None) -> tup
         )
     if n < folds:
         raise DataError(f"Splitting rows: expected at least {folds} rows, one for each fold, got {n}. Add rows.")
-    order = generator(seed, Purpose.SPLIT).permutation(n)
+    order = permutation(n, seed, Purpose.SPLIT)
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
     return tuple(np.sort(order[k::folds]) for k in range(folds))

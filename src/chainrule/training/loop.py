@@ -21,7 +21,7 @@ from ..arrays import Array, aligned, all_finite, check_count, check_number
 from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
-from ..counter import Purpose, generator
+from ..counter import Purpose, generator, permutation
 from ..errors import DivergenceError, NotTrainedError, ParameterError, ShapeError, unknown_name
 from ..formulas.losses import CATALOGUE as LOSSES
 from ..formulas.record import Record
@@ -118,12 +118,12 @@ class Plan:
         decisive = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return ", ".join(f"{name}={_text(value)}" for name, value in decisive.items()) + f", rows={rows}"
 
-    def order(self, epoch: int, rows: int) -> Array:
+    def order(self, epoch: int, rows: int, permutation: Callable[..., Array] = permutation) -> Array:
         """The row numbers (N,) of an epoch (0, 1 …), in the order in which batches take them."""
         if self.sampling == "sequential":
             return np.arange(rows)
-        rng = generator(self.seed, Purpose.ORDER, epoch, self.start)
-        return rng.integers(0, rows, rows) if self.sampling == "replacement" else rng.permutation(rows)
+        key = (self.seed, Purpose.ORDER, epoch, self.start)
+        return generator(*key).integers(0, rows, rows) if self.sampling == "replacement" else permutation(rows, *key)
 
 
 def _text(value: object) -> str:
@@ -257,7 +257,10 @@ class Training:
     def order(self, epoch: int) -> Array:
         """The row numbers of an epoch in their order, (N,)."""
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.plan.order(epoch, self.N))
+            self._order = (
+                epoch,
+                self.plan.order(epoch, self.N, self.compiled.permutation if self.compiled else permutation),
+            )
         return self._order[1]
 
     def learning_rate(self, number: int) -> float:
@@ -434,6 +437,7 @@ class CompiledSteps:
 
     def __init__(self, training: Training) -> None:
         from ..engine.compiled import Predictor, Settings, Trainer
+        from ..engine.order import permutation
 
         plan, N = training.plan, training.N
         gathered = plan.sampling != "sequential"
@@ -458,6 +462,8 @@ class CompiledSteps:
         )
         self.theta, self.slots = np.empty(0), list[Array]()
         self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)
+        self.permutation = permutation
+        permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
         self.pace = 0.0  # seconds that a step takes
 
     def advance(self, stop: int) -> bool:

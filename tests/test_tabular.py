@@ -404,6 +404,18 @@ def test_folds_share_what_they_can():
         prepare(table, ["y"], settings)
 
 
+def test_the_engine_is_chosen_for_all_folds_together():
+    """300 epochs of 4 steps on 5 layers take 0.3 ms a step by `choose`'s estimate: 0.4 s for one fold, 4 s for ten."""
+    pytest.importorskip("numba")
+    table = pa.Table.from_pandas(HOUSES.assign(y=PRICES), preserve_index=False)
+    settings = Settings(hidden=(4, 4, 4), epochs=300, batch_size=36, folds=2)
+    few, many = (ensemble.prepare_folds(table, ["y"], dataclasses.replace(settings, folds=folds)) for folds in (2, 10))
+    assert {problem.plan.engine for problem in few.problems} == {"array"}
+    assert {problem.plan.engine for problem in many.problems} == {"compiled"}
+    chosen = ensemble.prepare_folds(table, ["y"], dataclasses.replace(settings, folds=10, engine="array"))
+    assert {problem.plan.engine for problem in chosen.problems} == {"array"}
+
+
 def test_an_interrupt_keeps_the_networks_that_have_an_epoch(monkeypatch):
     from chainrule.table_model import fit
 

@@ -12,6 +12,7 @@ import numpy as np
 from . import files
 from .arrays import Array, check_count, check_weights
 from .disk import replacing
+from .engine.choice import choose
 from .errors import ModelFileError, ParameterError
 from .network import Network, Run
 from .table_model import (
@@ -171,7 +172,8 @@ def prepare_folds(
     """Like `table_model.prepare`, with `settings.folds` networks, each validated on another part of the rows.
 
     Preprocessing is learned once, from all rows that are not for the test; a network's start and batches have the
-    seed of the settings plus its number, and each may take its share of the time limit.
+    seed of the settings plus its number, and each may take its share of the time limit. The engine is chosen for all of
+    them together: what is compiled for the first serves the others.
 
     Raises:
         DataError, ParameterError: the table or the settings cannot be used.
@@ -195,7 +197,12 @@ def prepare_folds(
         within = np.delete(np.arange(len(rest)), out)
         train, valid = _some(rows, within, f"all but fold {k + 1}"), _some(rows, out, f"fold {k + 1}")
         problem = pose(_member(first, network), train, valid, test_part, notes)
-        problems.append(replace(problem, plan=replace(problem.plan, time_limit=limit)))
+        B, steps = (
+            problem.plan.rows_per_step(len(within)),
+            problem.plan.epochs * problem.plan.steps_per_epoch(len(within)),
+        )
+        engine = choose("train", settings.engine, architecture, settings.folds * settings.starts * steps, B)
+        problems.append(replace(problem, plan=replace(problem.plan, time_limit=limit, engine=engine)))
     return Folds(tuple(problems), rows, held_out)
 
 

@@ -701,7 +701,7 @@ class Network:
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
         B, steps = plan.rows_per_step(len(data.X)), plan.epochs * plan.steps_per_epoch(len(data.X))
-        engine: EngineName = choose("fit", plan.engine, self.architecture, steps, B)
+        engine: EngineName = choose("fit", plan.engine, self.architecture, starts * steps, B)
         threads = share(plan.threads, self.architecture, B)
         given = (plan, data, held_out, starts, resume, state, keep_every)
         try:

@@ -79,7 +79,9 @@ def describe(
         row[kernel.ROWWISE] = g.rowwise
         row[kernel.AT_W] = -1 if at_W is None else at_W.start
         row[kernel.AT_B] = -1 if at_b is None else at_b.start
-        row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(rows * m)
+        # for the loss in whole vectors, see `kernel.batch`
+        count = m * (kernel.whole_vectors(rows) if training and number == len(layers) - 1 else rows)
+        row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(count)
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
             forward, backward = (passes.ready(kind, g, dtype, m) for kind in (passes.forward, passes.backward))
@@ -87,11 +89,11 @@ def describe(
             raise NotCompiledError(f"the activation {g} is no loop over numbers ({first_line(error)})") from None
         moved = not passes.keeps(g)
         if moved or row[kernel.KIND] == kernel.DROPOUT:
-            row[kernel.AT_A] = layout.take(rows * m)
+            row[kernel.AT_A] = layout.take(count)
         if moved or at_b is not None:
             row[kernel.FORWARD] = forward.address
         if training:
-            row[kernel.AT_DELTA] = layout.take(rows * m)
+            row[kernel.AT_DELTA] = layout.take(count)
             row[kernel.BACKWARD] = backward.address if moved else 0
         unit = training and dtype == "float32" and row[kernel.KIND] == kernel.DENSE
         forth, back = amx.worth(n, m, rows) if unit else (False, False)
@@ -267,7 +269,8 @@ class Trainer:
             size = layout.round_up(B * architecture.inputs)
             run[kernel.X_SIZE] = 0 if by_rows else size
             run[kernel.AT_X] = layout.take(size if by_rows else threads * size)
-        run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(B * architecture.outputs), layout.take(B)
+        vectors = kernel.whole_vectors(B)
+        run[kernel.AT_Y], run[kernel.AT_WEIGHT] = layout.take(vectors * architecture.outputs), layout.take(vectors)
         run[kernel.SCRATCH] = layout.round_up(scratch)
         run[kernel.AT_SCRATCH] = layout.take(threads * int(run[kernel.SCRATCH]))
         run[kernel.SEED], run[kernel.START] = settings.seed, settings.start
@@ -300,7 +303,7 @@ class Trainer:
             kernel.WORK: aligned(layout.size, dtype),
             kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
             kernel.ONES: np.ones(B, dtype),
-            kernel.SAMPLES: np.zeros(3 * B + 1),
+            kernel.SAMPLES: np.zeros(3 * vectors + 1),
             kernel.COUNTER: np.zeros(1, np.int64),
         }
         self.memory = memory  # kept, as the kernel has only the addresses

@@ -15,6 +15,7 @@ depends on who came first.
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import register_jitable
 
 from ..arrays import LINE
 from ..counter import Purpose
@@ -152,6 +153,12 @@ def wait(run, met, threads):
     if threads > 1:
         meet(run[COUNTER], met + threads, run[GIVE_WAY])
     return met + threads
+
+
+@register_jitable
+def whole_vectors(count):
+    """So many samples as fill vectors, of which none in a loop over samples, with losses in float64, has more than 8."""
+    return (count + 7) // 8 * 8
 
 
 @compiled
@@ -357,7 +364,7 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
     Returns the address of the batch's X, that of the numbers of its rows there or 0, this thread's part of φ, and the
     count of arrivals.
     """
-    n, K, B, size = layers[0, INPUTS], layers[-1, UNITS], run[BATCH], width(one)
+    n, K, size = layers[0, INPUTS], layers[-1, UNITS], width(one)
     work, last = run[WORK], len(layers) - 1
     smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
     share_of_output = settings[OUTPUT_SHARE]
@@ -382,33 +389,37 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
 
     z = work + (layers[last, AT_A] + first * K) * size
     delta = work + (layers[last, AT_DELTA] + first * K) * size
-    at_L, at_s = run[SAMPLES] + (LOSS * B + first) * 8, run[SAMPLES] + (WEIGHT * B + first) * 8
+    of_samples, B = run[SAMPLES], whole_vectors(run[BATCH])
+    at_L, at_s = of_samples + (LOSS * B + first) * 8, of_samples + (WEIGHT * B + first) * 8
     L, s = view(at_L, own, 1.0), view(at_s, own, 1.0)
-    dC_dL = view(run[SAMPLES] + (SHARE * B + first) * 8, own, 1.0)
+    dC_dL = view(of_samples + (SHARE * B + first) * 8, own, 1.0)
     at_w = work + (run[AT_WEIGHT] + first) * size
     w = view(at_w, own, one)
-    for i in range(own):
-        s[i] = number(run[S] + mine[i] * 8, 1.0)
     phi = 0.0
     if run[AGGREGATE]:  # which looks at all samples of the batch
+        for i in range(own):
+            s[i] = number(run[S] + mine[i] * 8, 1.0)
         call(run[VALUE], (z, targets, at_L, scratch, own, K))
         for i in range(own):
             L[i] *= share_of_output
         met = wait(run, met, threads)
         if me == 0:
-            vectors = (run[SAMPLES], run[SAMPLES] + WEIGHT * B * 8, run[SAMPLES] + SHARE * B * 8)
-            call(run[AGGREGATE], (*vectors, run[SAMPLES] + 3 * B * 8, settings[MEAN_WEIGHT], rows))
-            phi = number(run[SAMPLES] + 3 * B * 8, 1.0)
+            vectors = (of_samples, of_samples + WEIGHT * B * 8, of_samples + SHARE * B * 8)
+            call(run[AGGREGATE], (*vectors, of_samples + 3 * B * 8, settings[MEAN_WEIGHT], rows))
+            phi = number(of_samples + 3 * B * 8, 1.0)
         met = wait(run, met, threads)
         for i in range(own):
             w[i] = cast(one, dC_dL[i] * share_of_output)
         call(run[SLOPE], (z, targets, at_w, delta, scratch, own, K))
     else:
-        divisor = 1.0 if run[SUMMED] else rows * settings[MEAN_WEIGHT]
+        part = 1.0 if run[SUMMED] else 1 / (rows * settings[MEAN_WEIGHT])
         for i in range(own):
-            dC_dL[i] = s[i] / divisor
+            s[i] = number(run[S] + mine[i] * 8, 1.0)
+            dC_dL[i] = s[i] * part
             w[i] = cast(one, dC_dL[i] * share_of_output)
-        call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, own, K))
+        # Whole vectors are faster than their ends: samples beyond the batch are computed, and not looked at.
+        samples = whole_vectors(own) if threads == 1 else own
+        call(run[LOSS_AND_SLOPE], (z, targets, at_w, at_L, delta, scratch, samples, K))
         for i in range(own):
             phi += dC_dL[i] * share_of_output * L[i] if s[i] > 0 else 0.0
     if layers[last, BACKWARD]:

@@ -7,6 +7,7 @@ the analytic continuations and not the modulus.
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -93,7 +94,7 @@ LINE = 64  # bytes of a cache line
 
 def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """Zeros that begin at a cache line, so that vector instructions take whole ones."""
-    size, dtype = int(np.prod(shape)), np.dtype(dtype)
+    size, dtype = math.prod(shape) if isinstance(shape, tuple) else shape, np.dtype(dtype)
     memory = np.zeros(size + LINE // dtype.itemsize, dtype)
     first = -memory.ctypes.data % LINE // dtype.itemsize
     return memory[first : first + size].reshape(shape)
@@ -168,7 +169,9 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
         raise ShapeError(
             f"{where}: expected {name} with {columns} columns, got {matrix.shape[1]} (shape {matrix.shape})."
         )
-    if not np.isfinite(matrix).all():
+    with np.errstate(all="ignore"):
+        total = matrix.sum()  # finite only if every element is; this needs no memory
+    if not (np.isfinite(total) or np.isfinite(matrix).all()):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
         raise DataError(
             f"{where}: expected finite numbers in {name}, got {matrix[row, column]} at row {row}, column {column}. "

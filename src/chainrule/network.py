@@ -768,6 +768,7 @@ class Network:
             NotCompiledError: the compiled engine cannot run them.
         """
         trainings = []
+        predictor = self._predictor if self._predictor is not None and self._predictor.threads == threads else None
         records = plan.cost.loss, plan.cost.aggregate, type(plan.optimizer)
         with contextlib.nullcontext() if engine == "array" else self._announced("fit", *records):
             for k in range(starts):
@@ -780,7 +781,7 @@ class Network:
                 else:
                     snapshot = own(self._checked(resume, identity))
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
-                trainings.append(Training(*parts, keep_every=keep_every))
+                trainings.append(Training(*parts, predictor=predictor, keep_every=keep_every))
         return trainings
 
     def _announced(self, *kind: Hashable) -> contextlib.AbstractContextManager[None]:

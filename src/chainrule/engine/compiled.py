@@ -6,6 +6,7 @@ Everything that decides the numbers is the same as on the array engine: the reco
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,15 +85,18 @@ def describe(
         row[kernel.AT_Z] = row[kernel.AT_A] = layout.take(count)
         factors[number] = getattr(layer, "factor", 1.0), getattr(layer, "rate", 0.0)
         try:
-            forward, backward = (passes.ready(kind, g, dtype, m) for kind in (passes.forward, passes.backward))
+            moved = not passes.keeps(g)
+            z_is_read = passes.reads_z(g) if training else number == len(layers) - 1
+            over_z = moved and not g.rowwise and not z_is_read
+            forward = passes.ready(passes.in_place if over_z else passes.forward, g, dtype, m)
+            backward = passes.ready(passes.backward, g, dtype, m) if training else None
         except (Untraceable, NumbaError) as error:
             raise NotCompiledError(f"the activation {g} is no loop over numbers ({first_line(error)})") from None
-        moved = not passes.keeps(g)
-        if moved or row[kernel.KIND] == kernel.DROPOUT:
+        if (moved and not over_z) or row[kernel.KIND] == kernel.DROPOUT:
             row[kernel.AT_A] = layout.take(count)
         if moved or at_b is not None:
             row[kernel.FORWARD] = forward.address
-        if training:
+        if backward is not None:
             row[kernel.AT_DELTA] = layout.take(count)
             row[kernel.BACKWARD] = backward.address if moved else 0
         unit = training and dtype == "float32" and row[kernel.KIND] == kernel.DENSE
@@ -100,7 +104,8 @@ def describe(
         for column, on_unit in ((kernel.FORWARD_PRODUCT, forth), (kernel.BACKWARD_PRODUCT, back)):
             row[column] = (amx.function() if on_unit else products.function(dtype)).address
         room = max(products.room(n, m, rows, training, layout.itemsize), amx.room(n, m, rows) if back else 0)
-        scratch = max(scratch, forward.scratch(m), backward.scratch(m), room // layout.itemsize)
+        of_passes = [part.scratch(m) for part in (forward, backward) if part is not None]
+        scratch = max(scratch, *of_passes, room // layout.itemsize)
     return layers, factors, scratch
 
 
@@ -120,7 +125,7 @@ class Predictor:
         layout = Layout(dtype.itemsize)
         self.architecture, self.threads, self.dtype = architecture, threads, dtype
         self.inputs, self.outputs = architecture.inputs, architecture.outputs
-        small = max(int(np.prod(layer.W_shape or ())) for layer in architecture.layers) <= SMALL
+        small = max(math.prod(layer.W_shape or ()) for layer in architecture.layers) <= SMALL
         self.block = FEW if small else MANY
         activations = [layer.g for layer in architecture.layers]
         layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
@@ -232,7 +237,7 @@ class Trainer:
         mean_weight: float,
         team: Team | None = None,
     ) -> None:
-        dtype = data[0].dtype
+        dtype, name = data[0].dtype, data[0].dtype.name
         g, loss = architecture.output_activation, cost.loss
         pair = on_logits(g, loss)
         B, threads = settings.batch, settings.threads
@@ -241,11 +246,11 @@ class Trainer:
             raise NotCompiledError(f"the optimizer {optimizer} has more than {passes.SLOTS} slots")
         layout = Layout(dtype.itemsize)
         activations = [*(layer.g for layer in architecture.layers[:-1]), identity if pair else g]
-        self.layers, self.factors, scratch = describe(architecture, activations, dtype.name, B, layout, training=True)
+        self.layers, self.factors, scratch = describe(architecture, activations, name, B, layout, training=True)
         try:
             kinds = (passes.value, passes.slope) if aggregated else (passes.loss_and_slope,)
-            of_loss = [passes.ready(kind, pair or loss, dtype.name, architecture.outputs) for kind in kinds]
-            update = passes.ready_update(optimizer, dtype.name)
+            of_loss = [passes.ready(kind, pair or loss, name, architecture.outputs) for kind in kinds]
+            update = passes.ready_update(optimizer, name)
         except (Untraceable, NumbaError) as error:
             raise NotCompiledError(
                 f"the loss {loss} or the optimizer {optimizer} is no loop over numbers ({first_line(error)})"
@@ -253,7 +258,7 @@ class Trainer:
         scratch = max(scratch, *(part.scratch(architecture.outputs) for part in of_loss))
 
         run = self.run = np.zeros(kernel.DESCRIPTION, np.int64)
-        run[kernel.BIAS_PRODUCT] = products.function(dtype.name).address
+        run[kernel.BIAS_PRODUCT] = products.function(name).address
         run[kernel.GIVE_WAY] = yield_address()
         places = (kernel.VALUE, kernel.SLOPE) if aggregated else (kernel.LOSS_AND_SLOPE,)
         for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):
@@ -288,7 +293,7 @@ class Trainer:
         numbers[kernel.SMOOTH] = 1 - cost.label_smoothing
         numbers[kernel.SMOOTH_BY] = cost.label_smoothing / classes
         numbers[kernel.LONGEST_ROW] = np.einsum("ij,ij->i", data[0], data[0]).max(initial=0.0)
-        numbers[kernel.LARGEST] = LARGEST[dtype.name]
+        numbers[kernel.LARGEST] = LARGEST[name]
 
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
         self.team = team or Team(threads)

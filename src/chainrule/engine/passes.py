@@ -6,6 +6,7 @@ next process loads that in milliseconds. Another formula is another text and ano
 The files may be read, and be deleted at any time.
 
     forward   z ← z + b, a ← g(z)                              n units of (rows, step), b (n,)
+    in_place  z ← g(z + b)                                     the same, where nobody reads z
     backward  δ ← δ ⊙ g′(z, a), or g's own contraction         n units of (rows, step)
     value     L ← Σ_d ℒ                                        (rows,), float64
     slope     δ ← w ∂ℒ/∂ŷ, 0 where w is 0                      (rows, n), w (rows,)
@@ -39,7 +40,7 @@ from ..formulas.losses import Loss
 from ..training.optimizers import Optimizer
 from . import elementary, memory
 from .kernel import COEFFICIENTS
-from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, kept, loop, rowwise, trace, unrolled
+from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, in_order, kept, loop, rowwise, trace, unrolled
 
 FEW = 4  # units up to which a rowwise pass has lines of its own for each: for 8 LLVM finds no vector loop
 BLOCK = 128  # samples in one block of a rowwise pass
@@ -84,15 +85,27 @@ def forward(g: Activation, units: int = 0) -> Pass:
     return Pass("forward", arguments, elementwise(body))
 
 
+def in_place(g: Activation, units: int = 0) -> Pass:
+    """z ← g(z + b), of a g that works on numbers."""
+    a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
+    body = ["x = z[i, k] + b[k]", *flat({"z": "x"}, {"z[i, k]": a})]
+    return Pass("in_place", forward(g).arguments, elementwise(body))
+
+
 @lru_cache(maxsize=256)
 def keeps(g: Activation) -> bool:
     """Whether a = z, so that no pass is needed."""
     return trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"].operation == "input"
 
 
-def backward(g: Activation, units: int = 0) -> Pass:
-    """δ ← ∂C/∂z from δ = ∂C/∂a."""
-    arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
+@lru_cache(maxsize=256)
+def reads_z(g: Activation) -> bool:
+    """Whether the way back asks for z; else a may be written over it."""
+    return any(s.operation == "input" and s.arguments[0] == "z" for s in in_order([dC_dz(g)]))
+
+
+def dC_dz(g: Activation) -> Symbol:
+    """∂C/∂z in terms of ∂C/∂a (delta), z and a."""
 
     def write(graph: Any, xp: Any) -> dict[str, Any]:
         dC_da, z, a = (graph.input(name, ELEMENT) for name in ("delta", "z", "a"))
@@ -100,7 +113,13 @@ def backward(g: Activation, units: int = 0) -> Pass:
             return {"delta": functions(g, xp)[2](dC_da, z, a)}
         return {"delta": dC_da * functions(g, xp)[1](z, a)}
 
-    delta = trace(write)["delta"]
+    return trace(write)["delta"]
+
+
+def backward(g: Activation, units: int = 0) -> Pass:
+    """δ ← ∂C/∂z from δ = ∂C/∂a."""
+    arguments = {"delta": "p", "z": "p", "a": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
+    delta = dC_dz(g)
     if g.rowwise:
         return Pass("backward", arguments, *by_rows(["delta", "z", "a"], [], {"delta": delta}, units), units)
     places = {name: f"{name}[i, k]" for name in ("delta", "z", "a")}

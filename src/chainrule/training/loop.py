@@ -225,6 +225,7 @@ class Training:
     snapshot: Snapshot
     engine: Literal["array", "compiled"] = "array"
     threads: int = 1
+    predictor: Any = None  # of an earlier training of this network on the compiled engine, with as many threads
     keep_every: int | None = None  # keep the snapshot before every so many steps
     kept: list[Snapshot] = field(default_factory=list)
 
@@ -439,7 +440,7 @@ class CompiledSteps:
         from ..engine.compiled import Predictor, Settings, Trainer
         from ..engine.order import permutation
 
-        plan, N = training.plan, training.N
+        plan, N, theta = training.plan, training.N, training.snapshot.theta
         gathered = plan.sampling != "sequential"
         settings = Settings(
             plan.rows_per_step(N),
@@ -461,7 +462,7 @@ class CompiledSteps:
             training.mean_weight,
         )
         self.theta, self.slots = np.empty(0), list[Array]()
-        self.predictor = Predictor(training.architecture, training.data.X.dtype, training.threads)
+        self.predictor = training.predictor or Predictor(training.architecture, theta.dtype, training.threads)
         self.permutation = permutation
         permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
         self.pace = 0.0  # seconds that a step takes

@@ -14,6 +14,7 @@ estimated divisions         against exact ones                            Adam's
 loss and slope in one pass  against two passes                            the loss of 128 × 10 logits
 few units, each its lines   against blocks of transposed samples          the loss of 32 × 2 logits
 compiled shuffles           against NumPy's                               the order of 6 400 rows
+activations over z          against z kept beside them                    training 64-256-…-256-10, 16 hidden layers
 stores past the caches      against NumPy's products into the same array  per-sample gradients of 784-128-10, 128 rows
 """
 
@@ -42,6 +43,7 @@ from chainrule.formulas import losses
 
 TURNS = 15
 IN_PLACE = compiled.LARGE  # multiplications of a first layer from which the batch's rows are read where they lie
+READS_Z = passes.reads_z  # whether an activation's z has to be kept
 WORTH = amx.WORTH  # multiplications from which a layer's products are made on the matrix unit
 
 
@@ -64,9 +66,11 @@ def steps(
     by_rows: bool | None = None,
     limit: int = IN_PLACE,
     worth: int = WORTH,
+    keep_z: bool = False,
 ) -> Callable[[], None]:
     """An epoch of compiled steps in float32."""
     compiled.LARGE, amx.WORTH = limit, worth
+    passes.reads_z = (lambda g: True) if keep_z else READS_Z
     rng = np.random.default_rng(0)
     hidden = [cr.Dense(n, "relu") for n in sizes[1:-1]]
     net = cr.Network(sizes[0], [*hidden, cr.Dense(sizes[-1], "softmax")], dtype="float32")
@@ -244,6 +248,9 @@ def main() -> None:
     report("loss and slope", 1e3, "µs", interleaved({"one pass": loss_passes(True), "two": loss_passes(False)}))
     forms = {"own lines": loss_passes(True, 32, 2, units=2), "blocks": loss_passes(True, 32, 2)}
     report("few units", 1e3, "µs", interleaved(forms))
+    deep = (64, *[256] * 16, 10)
+    forms = {name: steps(deep, 128, 1, 10, keep_z=keep_z) for name, keep_z in (("over z", False), ("beside z", True))}
+    report("64-256-…-256-10", 1e6 / 10, "µs a step", interleaved(forms))
     forms = {"compiled": shuffles(order.permutation), "NumPy": shuffles(counter.permutation)}
     report("order of rows", 1e6, "µs", interleaved(forms))
     forms = {"past the caches": per_sample(True), "NumPy": per_sample(False)}

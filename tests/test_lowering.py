@@ -119,6 +119,14 @@ def test_identity_needs_no_pass():
     assert not any("a[" in line for line in passes.forward(activations.identity).body)
 
 
+def test_z_is_kept_where_the_way_back_asks_for_it():
+    kept = (activations.gelu, activations.selu, activations.relu(1.0), activations.leaky_relu)
+    assert all(passes.reads_z(g) for g in kept)
+    over = (activations.relu, activations.tanh, activations.sigmoid)
+    assert not any(passes.reads_z(g) for g in over)
+    assert not any("a[" in line or "z[i, k] = x" in line for line in passes.in_place(activations.tanh).body)
+
+
 def test_parameters_and_coefficients_are_in_the_text():
     assert "real(0.2)" in passes.text(passes.forward(activations.leaky_relu(0.2)), "float64")
     update = passes.update(Adam(beta1=0.8))

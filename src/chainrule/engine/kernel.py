@@ -433,22 +433,6 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
 def train(
     me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
 ):
-    """`updates`, on x86 with subnormal numbers as zero.
-
-    The moments of gradients that fade away become subnormal, and then every operation takes many times as long.
-    """
-    before = float_modes()
-    set_float_modes(np.int32(before | NO_SUBNORMALS))
-    tables = (layers, factors, run, settings, parts, part_factors)
-    result = updates(me, threads, step, place, *tables, rates, coefficients, sums, one)
-    set_float_modes(before)
-    return result
-
-
-@compiled
-def updates(
-    me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
-):
     """An update for each of the rates, from step number `step` on, which is number `place` of its epoch.
 
     All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the steps'
@@ -456,13 +440,17 @@ def updates(
     its squares might not be.
     """
     widest()
+    # On x86 subnormal numbers are zero meanwhile: the moments of gradients that fade away become subnormal, and then
+    # every operation takes many times as long.
+    modes = float_modes()
+    set_float_modes(np.int32(modes | NO_SUBNORMALS))
     layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
     parts, part_factors, rates, sums = borrowed(parts), borrowed(part_factors), borrowed(rates), borrowed(sums)
     B, size = run[BATCH], width(one)
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
     met = 0
-    cost_sum = 0.0
+    done, cost_sum = len(rates), 0.0
     for t in range(len(rates)):
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)
@@ -489,7 +477,8 @@ def updates(
             penalty += sums[other, PENALTY]
             square += sums[other, SQUARES]
         if not (np.isfinite(cost + penalty) and square < settings[LARGEST]):
-            return t, cost_sum
+            done = t
+            break
         part_of_epoch = rows / run[ROWS]
         cost_sum += cost * (1.0 if run[SUMMED] else part_of_epoch) + penalty * part_of_epoch
         clip = one
@@ -503,7 +492,8 @@ def updates(
                 call(run[UPDATE], (theta + at, g + at, *state, coefficients + t * COEFFICIENTS * 8, eta, clip, count))
         if run[BY_ROWS]:
             met = wait(run, met, threads)
-    return len(rates), cost_sum
+    set_float_modes(modes)
+    return done, cost_sum
 
 
 @compiled

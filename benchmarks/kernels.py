@@ -100,7 +100,7 @@ def products_alone(problem: Problem, ours: bool) -> Callable[[], None]:
     scratch = np.zeros(room + 64, np.uint8)
     at = scratch.ctypes.data + -scratch.ctypes.data % 64
 
-    @kernel.compiled
+    @kernel.entry
     def multiply(function, table, at):
         for row in range(len(table)):
             A_turned, B_turned, m, n, k, A, A_step, B, B_step, C, C_step = table[row]
@@ -130,7 +130,7 @@ def loss_passes(fused: bool, N: int = 128, n: int = 10, units: int = 0) -> Calla
     scratch = np.zeros(max(part.scratch(n) for part in made) + 1, np.float32)
     at_z, at_y, at_w, at_L, at_d, at_s = (a.ctypes.data for a in (z, y, w, L, delta, scratch))
 
-    @kernel.compiled
+    @kernel.entry
     def both(first, second, fused):
         for _ in range(1000):
             if fused:
@@ -155,7 +155,7 @@ def updates(estimated: bool) -> Callable[[], None]:
     places = [vector.ctypes.data for vector in (theta, g, m, v)]
     at_theta, at_g, at_m, at_v, at = (*places, coefficients.ctypes.data)
 
-    @kernel.compiled
+    @kernel.entry
     def many(address, eta, scale):
         for _ in range(1000):
             kernel.call(address, (at_theta, at_g, at_m, at_v, 0, 0, at, eta, scale, 5700))

@@ -31,7 +31,7 @@ from numba import cfunc, config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import compiled, declared, everywhere, inlined, number
+from .memory import OPTIONS, compiled, declared, everywhere, inlined, number
 from .products import c_signature, first_lanes, load_lanes, pointer, store_lanes, turn_square, whole
 from .threads import system
 
@@ -249,7 +249,6 @@ def across_rows(M, M_rows, M_step, r, rows, offset, columns, tile):
         split(x, columns if i < rows else 0, y, columns if i + 16 < rows else 0, tile + 64 * i)
 
 
-@compiled
 def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
     """`products.multiply` in float32, with `room` bytes of scratch; no rows of a matrix that lies turned are picked."""
     configure()
@@ -290,12 +289,7 @@ def room(inputs: int, units: int, rows: int) -> int:
     return max(of(rows, units, inputs), of(rows, inputs, units), of(units, inputs, rows))
 
 
-def as_c_function(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
-    """`multiply`, to be called at its address."""
-    multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch)
-
-
 @lru_cache(maxsize=1)
 def function() -> Any:
     """`multiply`, compiled now or loaded from the disk; its `address` is for the kernel."""
-    return cfunc(c_signature(types.float32), cache=True)(as_c_function)
+    return cfunc(c_signature(types.float32), cache=True, **OPTIONS)(multiply)

@@ -27,11 +27,13 @@ from .memory import (
     cast,
     compiled,
     copy,
+    entry,
     fill,
     float_modes,
     in_order,
     inlined,
     look,
+    merged,
     number,
     set_float_modes,
     stream,
@@ -188,8 +190,8 @@ def forward(layers, factors, run, theta, turned, work, scratch, A, picked, rows,
                 W = turned + layers[l, AT_W] * size
                 product(layers[l, FORWARD_PRODUCT], rows, m, n, c, A, NO, NO, n, W, NO, NO, m, z, m, scratch)
             elif some and own:
-                of_A = (A, picked + i0 * 8) if picked and l == 0 else (A + i0 * n * size, NO)
-                product(layers[l, FORWARD_PRODUCT], some, own, n, c, *of_A, NO, n, W, NO, YES, n, z, m, scratch)
+                x, x_rows = (A, picked + i0 * 8) if picked and l == 0 else (A + i0 * n * size, NO)
+                product(layers[l, FORWARD_PRODUCT], some, own, n, c, x, x_rows, NO, n, W, NO, YES, n, z, m, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(A + at, theta + (layers[l, AT_W] + k0) * size, z, some, own, m, one)
         elif masks:
@@ -250,8 +252,8 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
         if layers[l, KIND] == DENSE:
             W, c = theta + (layers[l, AT_W] + k0) * size, cast(one, factors[l, FACTOR])
             if some and own:
-                of_delta, of_W = (delta + i0 * m * size, NO, NO, m), (W, NO, NO, n)
-                product(layers[l, BACKWARD_PRODUCT], some, own, m, c, *of_delta, *of_W, below, n, scratch)
+                d = delta + i0 * m * size
+                product(layers[l, BACKWARD_PRODUCT], some, own, m, c, d, NO, NO, m, W, NO, NO, n, below, n, scratch)
         elif layers[l, KIND] == SCALE:
             scaled(delta + at, theta + (layers[l, AT_W] + k0) * size, below, some, own, m, one)
         else:
@@ -357,7 +359,7 @@ def squares(address, rows, n, step, one):
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 
-@inlined
+@merged
 def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta, scratch, met, one):
     """z, a and δ of a batch, from place `begin` of the order on, in the workspace; this thread's blocks of them.
 
@@ -429,7 +431,7 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
     return A, picked, phi, met
 
 
-@compiled
+@entry
 def train(
     me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
 ):
@@ -449,7 +451,7 @@ def train(
     B, size = run[BATCH], width(one)
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
-    met = 0
+    met = NO
     done, cost_sum = len(rates), 0.0
     for t in range(len(rates)):
         begin = (place + t) * B
@@ -496,7 +498,7 @@ def train(
     return done, cost_sum
 
 
-@compiled
+@entry
 def per_sample(me, threads, layers, factors, run, settings, out, P, one):
     """Each row's part of ∂C/∂θ, without the penalty, written to `out`: rows of P numbers.
 
@@ -505,7 +507,7 @@ def per_sample(me, threads, layers, factors, run, settings, out, P, one):
     layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
     rows, work, size = run[BATCH], run[WORK], width(one)
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
-    A, _, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, 0, one)
+    A, _, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, NO, one)
     wait(run, met, threads)
     first, own = share(rows, me, threads)
     for i in range(first, first + own):
@@ -556,7 +558,7 @@ def turn(layers, theta, turned, one):
                     target[k * m + i] = W[i * n + k]
 
 
-@compiled
+@entry
 def predict(me, threads, block, X, layers, factors, run, theta, work, logits, y_hat, one):
     """The last z and a of the rows of X (N, n_0), in blocks of rows that go to the threads in turn.
 

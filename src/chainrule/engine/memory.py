@@ -24,9 +24,14 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 NO_SUBNORMALS = 0x8040  # flush to zero, and take for zero
 SUMS = {"contract", "nsz", "reassoc"}  # sums may be taken in any order, so that they are vector loops
 
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-# For what two functions share: a call is 5 % of a small step.
-inlined = njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS, forceinline=True)
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": SUMS}
+
+# What Python calls; what only compiled code calls; and, as a call is 5 % of a small step, what LLVM puts into its
+# caller, or Numba before it infers types, which is quicker to compile and makes `batch` a tenth slower.
+entry = njit(nogil=True, cache=True, **OPTIONS)
+compiled = njit(nogil=True, cache=True, no_cpython_wrapper=True, **OPTIONS)
+merged = njit(nogil=True, cache=True, forceinline=True, **OPTIONS)
+inlined = njit(nogil=True, inline="always", **OPTIONS)
 in_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..counter import Purpose
-from .memory import compiled, in_order, times_wide
+from .memory import in_order, inlined, times_wide
 
 WORDS = 256  # 64-bit numbers that are drawn at a time
 # Philox-4x64's factors and key increments (Salmon et al. 2011), as unsigned numbers for the compiler
@@ -28,7 +28,7 @@ def permutation(count: int, seed: int, purpose: Purpose, *counters: int) -> Arra
     return order
 
 
-@compiled
+@inlined
 def draw(words, key0, key1, place):
     """Philox's next numbers, from the counter `place` on, which is moved on."""
     for at in range(0, len(words), 4):

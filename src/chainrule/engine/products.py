@@ -18,11 +18,12 @@ from functools import lru_cache
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import intrinsic
 
-from .memory import compiled, declared, everywhere, inlined, number, view, widest, width
+from .memory import OPTIONS, compiled, declared, everywhere, inlined, number, view, widest, width
 
 DEPTH = 2048  # terms of a sum; a strip of so many rows stays in a core's cache
 
@@ -41,7 +42,7 @@ BYTES, REGISTERS = registers()
 VECTORS = 4 if REGISTERS == 32 else 2  # vectors in a row of the widest tile
 HEIGHTS = (6, 4, 2, 1)  # rows of tiles: the registers hold the first, a row of B and a number of A
 NEAR = 65536  # bytes over which a matrix may be spread and yet be read where it lies
-PANEL = VECTORS * BYTES  # bytes in a row of a panel, which is as wide as a tile
+PANEL = np.int64(VECTORS * BYTES)  # bytes in a row of a panel, which is as wide as a tile
 STRIP = 256  # bytes in a row of the panels for which a row of A is read once
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -258,7 +259,6 @@ def height_of(rows):
     return 1
 
 
-@compiled
 def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
     """C ← α A B with A (m, k), B (k, n), C (m, n), by rows `step` numbers apart; A or B may lie there turned instead.
 
@@ -311,11 +311,6 @@ def room(inputs: int, units: int, rows: int, training: bool, itemsize: int) -> i
     return max(forward, of(rows, units, False), of(units, rows, True)) if training else forward
 
 
-def as_c_function(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
-    """`multiply`, to be called at its address."""
-    multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch)
-
-
 def c_signature(real: Any) -> Any:
     """The types of `multiply`'s arguments for numbers of a type."""
     return types.void(*[types.int64] * 3, real, *[types.int64] * 11)
@@ -324,4 +319,4 @@ def c_signature(real: Any) -> Any:
 @lru_cache(maxsize=2)
 def function(dtype: str) -> Any:
     """`multiply` for numbers of a dtype, compiled now or loaded from the disk; its `address` is for the kernel."""
-    return cfunc(c_signature(getattr(types, dtype)), cache=True)(as_c_function)
+    return cfunc(c_signature(getattr(types, dtype)), cache=True, **OPTIONS)(multiply)

@@ -175,7 +175,7 @@ def test_folds_on_the_command_line(command):
     HOUSES.assign(y=PRICES).to_csv("houses.csv", index=False)
     fast = ("--hidden", 8, "--epochs", 6)
     status, out, err = command("train", "houses.csv", "-t", "y", *fast, "--folds", 3, "--starts", 2, "--out", "m")
-    assert (status, err) == (0, "") and "3 folds" in out and "Fold 3: 2 starts" in out
+    assert (status, err) == (0, "") and "3 folds" in out and "Fold 3: 2 starts" in out and "usually" not in out
     metrics = json.loads(Path("m/metrics.json").read_text())
     assert len(metrics["folds"]) == 3 and metrics["rows"] == {"train": 106, "validation": 54, "test": 40}
     history = [json.loads(line) for line in Path("m/history.jsonl").read_text().splitlines()]
@@ -198,6 +198,9 @@ def test_folds_on_the_command_line(command):
         assert status and words in err and err.count("\n") == 1 and not Path("n").exists()
     status, out, _ = command("train", "houses.csv", "-t", "y", *fast, "--folds", 2, "--json", "--out", "n")
     assert [json.loads(line).get("fold") for line in out.splitlines()] == [1] * 6 + [2] * 6 + [None]
+    for valid, told in (((), True), (("--valid", "houses.csv"), False)):
+        out = command("train", "houses.csv", "-t", "y", *fast, *valid)[1]
+        assert ("With so few rows --folds 5" in out) == told
     with pytest.raises(ModelFileError, match="ensemble of 3"):
         TableModel.load("m/model.safetensors")
 

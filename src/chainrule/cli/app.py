@@ -329,7 +329,7 @@ def train(
     if as_json:
         display.print_json({"result": result, "out": str(folder)})
     else:
-        display.after(runs, result, folder)
+        display.after(runs, result, folder, split=folds is None and valid is None)
     if runs[-1].reason == "interrupted":
         raise typer.Exit(130)
 

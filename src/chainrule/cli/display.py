@@ -23,6 +23,8 @@ from ..training.loop import OnEpoch, OnProgress, Row
 console = Console(highlight=False, soft_wrap=True)
 status = Console(stderr=True, highlight=False)
 
+FEW_ROWS = 1_000  # below which several networks usually predict better than one: docs/accuracy.md
+
 
 def row_counts(problem: Problem) -> dict[str, int]:
     """Rows by part."""
@@ -131,8 +133,8 @@ def print_json(value: Mapping[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path) -> None:
-    """The metrics beside the baselines, the time, and where the files are."""
+def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path, split: bool) -> None:
+    """The metrics beside the baselines, the time, and where the files are; `split`: validation rows were drawn once."""
     in_folds, seconds = "folds" in result, f"{result['training_seconds']:.1f} s"
     if in_folds and result["validation"] is not None:
         metrics({"network": result["validation"]}, "Each row by the network that did not learn from it")
@@ -158,6 +160,8 @@ def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[yellow]Note: {escape(note)}[/]")
     if in_folds:
         console.print(f"{len(runs)} networks in {seconds}; {result['seconds']:.1f} s in all")
+    if split and result["rows"]["train"] + result["rows"]["validation"] < FEW_ROWS:
+        console.print("With so few rows --folds 5 usually predicts better: five networks in about five times the time.")
     console.print(f"Model, settings, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
 
 

@@ -315,6 +315,23 @@ def test_same_bits_twice_and_resumed():
         net.fit(X, y, resume=first.snapshot, **options | {"engine": "array"})
 
 
+def test_a_snapshot_is_continued_on_its_engine():
+    """5 starts of 6 000 steps are long enough to be compiled, one is not."""
+    X, y = data(64)
+    options: dict[str, Any] = {"epochs": 1500, "batch_size": 16, "threads": 1}
+    net = network()
+    first = net.fit(X, y, starts=5, max_steps=20, **options)
+    assert first.engine == "compiled" and choose("fit", "auto", net.architecture, 6_000, 16) == "array"
+    assert net.fit(X, y, resume=first.snapshot, max_steps=40, **options).engine == "compiled"
+
+
+def test_a_run_on_numpy_holds_nothing_compiled():
+    X, y = data()
+    net = network().compile()
+    run = pickle.loads(pickle.dumps(net.fit(X, y, epochs=2, engine="array", keep_every=1)))
+    assert run.trace(1).cost > 0
+
+
 def test_a_callers_snapshot_and_best_epoch_stay_as_they_were():
     X, y = data()
     net, run = fitted("compiled", max_steps=5)

@@ -417,6 +417,10 @@ def test_the_engine_is_chosen_for_all_folds_together():
     assert {problem.plan.engine for problem in many.problems} == {"compiled"}
     chosen = ensemble.prepare_folds(table, ["y"], dataclasses.replace(settings, folds=10, engine="array"))
     assert {problem.plan.engine for problem in chosen.problems} == {"array"}
+    few_rows = table.slice(0, 39)  # four folds of 4 steps an epoch, one of 3
+    for epochs in range(300, 1500, 50):
+        settings = Settings(hidden=(4,), epochs=epochs, batch_size=8, folds=5, test_fraction=0.0)
+        assert len({p.plan.engine for p in ensemble.prepare_folds(few_rows, ["y"], settings).problems}) == 1
 
 
 def test_an_interrupt_keeps_the_networks_that_have_an_epoch(monkeypatch):

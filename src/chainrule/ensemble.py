@@ -196,14 +196,12 @@ def prepare_folds(
         network = Network(architecture.inputs, architecture.layers, seed=settings.seed + k, dtype=settings.dtype)
         within = np.delete(np.arange(len(rest)), out)
         train, valid = _some(rows, within, f"all but fold {k + 1}"), _some(rows, out, f"fold {k + 1}")
-        problem = pose(_member(first, network), train, valid, test_part, notes)
-        B, steps = (
-            problem.plan.rows_per_step(len(within)),
-            problem.plan.epochs * problem.plan.steps_per_epoch(len(within)),
-        )
-        engine = choose("train", settings.engine, architecture, settings.folds * settings.starts * steps, B)
-        problems.append(replace(problem, plan=replace(problem.plan, time_limit=limit, engine=engine)))
-    return Folds(tuple(problems), rows, held_out)
+        problems.append(pose(_member(first, network), train, valid, test_part, notes))
+    steps = settings.starts * sum(problem.plan.steps(len(problem.train.X)) for problem in problems)
+    B = max(problem.plan.rows_per_step(len(problem.train.X)) for problem in problems)
+    engine = choose("train", settings.engine, architecture, steps, B)
+    plans = [replace(problem.plan, time_limit=limit, engine=engine) for problem in problems]
+    return Folds(tuple(replace(p, plan=plan) for p, plan in zip(problems, plans, strict=True)), rows, held_out)
 
 
 def fit_each(

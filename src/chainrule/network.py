@@ -700,8 +700,9 @@ class Network:
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
-        B, steps = plan.rows_per_step(len(data.X)), plan.epochs * plan.steps_per_epoch(len(data.X))
-        engine: EngineName = choose("fit", plan.engine, self.architecture, starts * steps, B)
+        B, steps = plan.rows_per_step(len(data.X)), plan.steps(len(data.X))
+        wanted = resume.engine if resume is not None and plan.engine == "auto" else plan.engine
+        engine: EngineName = choose("fit", wanted, self.architecture, starts * steps, B)
         threads = share(plan.threads, self.architecture, B)
         given = (plan, data, held_out, starts, resume, state, keep_every)
         try:
@@ -768,7 +769,8 @@ class Network:
             NotCompiledError: the compiled engine cannot run them.
         """
         trainings = []
-        predictor = self._predictor if self._predictor is not None and self._predictor.threads == threads else None
+        earlier = self._predictor if engine == "compiled" else None
+        predictor = earlier if earlier is not None and earlier.threads == threads else None
         records = plan.cost.loss, plan.cost.aggregate, type(plan.optimizer)
         with contextlib.nullcontext() if engine == "array" else self._announced("fit", *records):
             for k in range(starts):
@@ -781,12 +783,17 @@ class Network:
                 else:
                     snapshot = own(self._checked(resume, identity))
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
-                trainings.append(Training(*parts, predictor=predictor, keep_every=keep_every))
+                training = Training(*parts, predictor=predictor, keep_every=keep_every)
+                if training.compiled is not None:
+                    predictor = training.compiled.predictor
+                trainings.append(training)
         return trainings
 
     def _announced(self, *kind: Hashable) -> contextlib.AbstractContextManager[None]:
         """`announced` for the compilation of some kind for this network."""
-        return announced(*kind, self.dtype.name, *(layer.g for layer in self.architecture.layers))
+        return announced(
+            *kind, self.dtype.name, self.architecture.outputs, *(layer.g for layer in self.architecture.layers)
+        )
 
     def _identity(self, plan: Plan, data: Data, engine: str, threads: int) -> str:
         """Whatever decides the bits of a run, as text: plan, network, data and engine."""

@@ -142,6 +142,8 @@ class Graph:
         rank, phase = max(a.rank for a in arguments), max(a.phase for a in arguments)
         if operation not in REDUCTIONS:
             return self._node(operation, arguments, rank, phase)
+        if rank == NUMBER and operation == "row_sum" and arguments[0].arguments != (0.0,):
+            raise Untraceable("xp.row_sum of what is the same for all units, whose number it does not know")
         if rank != ELEMENT:  # one number in each row
             return arguments[0]
         return self._node(operation, arguments, ROW, phase + 1)

@@ -24,9 +24,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +35,7 @@ from ..disk import replacing
 from ..formulas.activations import Activation
 from ..formulas.aggregators import Aggregator
 from ..formulas.losses import Loss
-from ..training.optimizers import Optimizer
+from ..training.optimizers import SGD, Adam, AdamW, Continued, Optimizer
 from . import elementary, memory
 from .kernel import COEFFICIENTS
 from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, in_order, kept, loop, rowwise, trace, unrolled
@@ -71,25 +69,27 @@ class Pass(NamedTuple):
 # -- from records to passes -------------------------------------------------------------------------------------------
 
 
+FORTH = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
+
+
 def forward(g: Activation, units: int = 0) -> Pass:
     """z ← z + b, a ← g(z); without a where that is z itself."""
-    arguments = {"z": "p", "a": "p", "b": "p", "kept": "p", "rows": "i", "n": "i", "step": "i"}
     a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
     if g.rowwise:
         affine = elementwise(["z[i, k] = z[i, k] + b[k]"])
         rows, temporaries = by_rows(["z"], [], {"a": a}, units)
-        return Pass("forward", arguments, [*affine, *rows], temporaries, units)
+        return Pass("forward", FORTH, [*affine, *rows], temporaries, units)
     body = ["x = z[i, k] + b[k]", "z[i, k] = x"]
     if a.operation != "input":
         body += flat({"z": "x"}, {"a[i, k]": a})
-    return Pass("forward", arguments, elementwise(body))
+    return Pass("forward", FORTH, elementwise(body))
 
 
 def in_place(g: Activation, units: int = 0) -> Pass:
     """z ← g(z + b), of a g that works on numbers."""
     a = trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"]
     body = ["x = z[i, k] + b[k]", *flat({"z": "x"}, {"z[i, k]": a})]
-    return Pass("in_place", forward(g).arguments, elementwise(body))
+    return Pass("in_place", FORTH, elementwise(body))
 
 
 @lru_cache(maxsize=256)
@@ -300,22 +300,16 @@ def once(kind: Callable[..., Pass], record: Hashable, dtype: str, *units: int) -
 
 
 def ready_update(optimizer: Optimizer, dtype: str) -> Compiled:
-    """The optimizer's compiled rule; of one whose constants might change, from its text as it is now.
+    """The optimizer's compiled rule; of one from elsewhere, whose constants might change, from its text as it is now.
 
     Raises:
         Untraceable, numba.core.errors.NumbaError: the rule is no loop over numbers.
     """
-    if constant(optimizer) and isinstance(optimizer, Hashable):
-        return once(update, optimizer, dtype)
+    if isinstance(optimizer, Continued):  # whose rule is the other's
+        return ready_update(optimizer.optimizer, dtype)
+    if type(optimizer) in (SGD, Adam, AdamW):
+        return once(update, optimizer, dtype)  # type: ignore[arg-type]
     return compile(update(optimizer), dtype)
-
-
-def constant(value: object) -> bool:
-    """Whether a value is a number or a text, or a frozen dataclass of such."""
-    if is_dataclass(value) and not isinstance(value, type):
-        frozen = value.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        return frozen and all(constant(getattr(value, part.name)) for part in fields(value))
-    return isinstance(value, Real | str)
 
 
 def aggregate(phi: Aggregator) -> int:

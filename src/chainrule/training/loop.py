@@ -110,6 +110,10 @@ class Plan:
         B = self.rows_per_step(rows)
         return rows // B if self.drop_last else -(-rows // B)
 
+    def steps(self, rows: int) -> int:
+        """Updates in all epochs of `rows` rows."""
+        return self.epochs * self.steps_per_epoch(rows)
+
     def identity(self, rows: int) -> str:
         """Whatever decides the bits of a step, as text; stopping rules may differ between a run and its sequel."""
         free = {"monitor", "patience", "tolerance", "time_limit", "max_steps", "engine", "threads"}
@@ -166,6 +170,11 @@ class Snapshot:
     reference: float = float("inf")
     stale: int = 0
     seconds: float = 0.0
+
+    @property
+    def engine(self) -> Literal["array", "compiled"]:
+        """What its run is on."""
+        return "compiled" if ", engine=compiled" in self.identity else "array"
 
 
 def first_snapshot(
@@ -433,7 +442,7 @@ class CompiledSteps:
     """A training's steps on the compiled engine, which change θ and the slots in place between two snapshots.
 
     Raises:
-        Unsupported: something in the plan is no loop over numbers.
+        NotCompiledError: something in the plan is no loop over numbers.
     """
 
     def __init__(self, training: Training) -> None:
@@ -464,7 +473,8 @@ class CompiledSteps:
         self.theta, self.slots = np.empty(0), list[Array]()
         self.predictor = training.predictor or Predictor(training.architecture, theta.dtype, training.threads)
         self.permutation = permutation
-        permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
+        if plan.sampling == "shuffle":
+            permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
         self.pace = 0.0  # seconds that a step takes
 
     def advance(self, stop: int) -> bool:
@@ -557,7 +567,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
         DivergenceError: a number is not finite; `training.snapshot` is the last finite state.
     """
     plan = training.plan
-    last_step = plan.epochs * training.steps_per_epoch
+    last_step = plan.steps(training.N)
     begun = epoch_begun = told = time.perf_counter()
     spent = training.snapshot.seconds
     try:

@@ -94,7 +94,7 @@ def polynomial(context: Any, x: Any, coefficients: Any) -> Any:
 
 
 # Compiled where it is called, inside the loop, so that LLVM sees through it, and with its own flags.
-inlined = register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)
+merged = register_jitable(fastmath={"contract"}, error_model="numpy", forceinline=True)
 
 
 def functions(real: type) -> ModuleType:
@@ -138,32 +138,32 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
     normalise, normalised = real(2.0**info.nmant), real(info.nmant)
     one_is_lost = real(2.0 ** (info.nmant + 2))
 
-    @inlined
+    @merged
     def bits(x):
         return real(x).view(integer)
 
-    @inlined
+    @merged
     def number(b):
         return integer(b).view(real)
 
-    @inlined
+    @merged
     def where(condition, a, b):
         return a if condition else b
 
-    @inlined
+    @merged
     def absolute(x):
         return number(bits(x) & other_bits)
 
-    @inlined
+    @merged
     def with_sign_of(x, y):
         return number((bits(x) & other_bits) | (bits(y) & sign_bit))
 
-    @inlined
+    @merged
     def between(low, x, high):
         x = where(x > high, high, x)
         return where(x < low, low, x)  # NaN stays
 
-    @inlined
+    @merged
     def reduced(x):
         """For x = n ln 2 + r: bits of which the last are n, then r and expm1(r) - r."""
         rounded = x * log_2_inverse + rounder
@@ -171,12 +171,12 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         r = (x - n * log_2_high) - n * log_2_low
         return bits(rounded), r, r * r * polynomial(r, expm1_q)
 
-    @inlined
+    @merged
     def scaled(power, n):
         """2ⁿ times a power of two: n is added to its exponent."""
         return number(bits(power) + (n << mantissa))
 
-    @inlined
+    @merged
     def exp(x):
         # 2ⁿ may be no normal number although eˣ is one, and the other way round: it is applied in two parts, of which
         # the first leaves the result normal, so that it is rounded once.
@@ -184,42 +184,42 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         n, r, rest = reduced(x)
         return (one + (r + rest)) * scaled(where(x < zero, up, down), n) * where(x < zero, down, up)
 
-    @inlined
+    @merged
     def expm1(x):
         # 2ⁿ (r + rest) + (2ⁿ - 1) by halves, as 2ⁿ may be infinite; the inner sum rounds little.
         n, r, rest = reduced(between(expm1_low, x, exp_high))
         power = scaled(half, n)
         return where(absolute(x) < negligible, x, two * (power * rest + (power * r + (power - half))))
 
-    @inlined
+    @merged
     def expm1_inside(x):
         """expm1 where 2ⁿ is a normal number."""
         n, r, rest = reduced(x)
         power = scaled(one, n)
         return power * rest + (power * r + (power - one))
 
-    @inlined
+    @merged
     def exponent_and_mantissa(x):
         """For a normal x = 2ᵏ m with √½ ≤ m < √2: k and m."""
         b = bits(x) - root_half_bits
         k = number((((b + one_bits) >> mantissa) & exponent_bits) | counter_bits) - counter_and_bias
         return k, number((b & mantissa_bits) + root_half_bits)
 
-    @inlined
+    @merged
     def log_of(k, t):
         """k ln 2 + ln(1 + t); 2s = t - s t."""
         s = t / (two + t)
         w = s * s
         return k * log_2_high + (t - (s * (t - w * polynomial(w, log_q)) - k * log_2_low))
 
-    @inlined
+    @merged
     def log(x):
         small = x < smallest_normal
         k, m = exponent_and_mantissa(where(small, x * normalise, x))
         result = log_of(k - where(small, normalised, zero), m - one)
         return where(x > zero, where(x == infinity, x, result), where(x == zero, -infinity, nan))
 
-    @inlined
+    @merged
     def log1p(x):
         # k is that of 1 + x as rounded; t = 2⁻ᵏ (1 + x) - 1 is taken from x, which is exact.
         y = one + x
@@ -229,13 +229,13 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         result = where((x == zero) | (x == infinity), x, result)
         return where(x > -one, result, where(x == -one, -infinity, nan))
 
-    @inlined
+    @merged
     def tanh(x):
         a = absolute(x)
         e = expm1_inside(two * where(a > tanh_end, tanh_end, a))
         return with_sign_of(e / (e + two), x)
 
-    @inlined
+    @merged
     def erf(x):
         a = absolute(x)
         a = where(a > erf_end, erf_end, a)
@@ -243,27 +243,27 @@ def build(real: Any) -> dict[str, Callable[..., Any]]:
         q = a * polynomial(w, erf_odd) + polynomial(w, erf_even)  # side by side: half the time to wait
         return with_sign_of(expm1_inside(-(a * erf_slope + a * q)), x)
 
-    @inlined
+    @merged
     def sqrt(x):
         return math.sqrt(x)
 
-    @inlined
+    @merged
     def sign(x):
         return where(x > zero, one, where(x < zero, -one, where(x == zero, zero, x)))
 
-    @inlined
+    @merged
     def maximum(a, b):
         return where(b != b, b, where(a < b, b, a))
 
-    @inlined
+    @merged
     def minimum(a, b):
         return where(b != b, b, where(a > b, b, a))
 
-    @inlined
+    @merged
     def zeros_like(x):
         return zero
 
-    @inlined
+    @merged
     def ones_like(x):
         return one
 

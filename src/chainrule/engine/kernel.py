@@ -53,7 +53,8 @@ FACTOR, RATE = range(2)
 BIAS_PRODUCT, GIVE_WAY, LOSS_AND_SLOPE, VALUE, AGGREGATE, SLOPE, UPDATE = range(7)
 # addresses of memory,
 X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, ONES, SAMPLES, COUNTER = range(7, 18)
-# sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices.
+# sizes, places in the workspace, of which X and SCRATCH have one for each thread, and choices (MEASURED: whether the
+# squares of the gradient are added up, for its norm or as it is small, and not only bounded).
 ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 28)
 BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, MEASURED, AT_TURNED = range(28, 35)
 SLOTS = 35  # addresses of the optimizer's vectors, of which there may be four
@@ -282,7 +283,7 @@ def backward(layers, factors, run, theta, work, rows, scratch, me, threads, met,
 def gradients(
     layer, factor, run, settings, theta, g, delta, A, picked, is_first, rows, sums, scratch, me, threads, one
 ):
-    """∂C/∂W and ∂C/∂b of this thread's units of a layer, with the penalty's part; and a bound of their squares."""
+    """∂C/∂W and ∂C/∂b of this thread's units of a layer, with the penalty's part; and unless MEASURED a bound of their squares."""
     widest()
     size = width(one)
     n, m = layer[INPUTS], layer[UNITS]

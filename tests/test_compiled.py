@@ -1,6 +1,7 @@
 """The compiled engine against the array engine, over the grid of settings and in whole runs.
 
-python tests/test_compiled.py --full    every combination of the grid; prints the worst errors (half an hour)
+python tests/test_compiled.py --full    every combination of the grid; prints the worst errors, and what rounding does not
+                                        explain (half an hour)
 """
 
 from __future__ import annotations
@@ -83,8 +84,33 @@ def apart(found: Any, expected: Any, scale: float) -> float:
     return error if np.isfinite(error) else np.inf
 
 
-def errors(row: Mapping[str, Any]) -> dict[str, float]:
-    """How far the engines are apart in gradient and cost, in both dtypes, with one thread or two."""
+def explained(case: grid.Case, g: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether rounding accounts for g: it is as near to the exact gradient, up to a factor of 2, as the array engine's, or
+    as the exact one is to itself when θ and the data change in their last places.
+
+    1 − a² of a saturated tanh, and a maximum that two samples almost share, cannot be had more exactly. "Exact" is the
+    array engine in the next wider type.
+    """
+    wide = np.longdouble if case.theta.dtype == np.float64 else np.float64
+    masks = None if case.masks is None else [None if m is None else m.astype(wide) for m in case.masks]
+    given = [part.astype(wide) for part in (case.theta, case.X, case.y)]
+    unit, rng = 4 * np.finfo(case.theta.dtype).eps, np.random.default_rng(0)
+
+    def exact(theta: np.ndarray, X: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return gradient(case.architecture, theta, X, y, case.cost, case.s, case.mean_weight, masks).theta
+
+    truth = exact(*given)
+    moved = (exact(*(part * (1 + unit * rng.uniform(-1, 1, part.shape)) for part in given)) for _ in range(100))
+    reach = max(np.abs(other - truth).max() for other in (expected, *moved))
+    return bool(np.abs(g - truth).max() <= 2 * reach)
+
+
+def errors(row: Mapping[str, Any], unexplained: list[str] | None = None) -> dict[str, float]:
+    """How far the engines are apart in gradient and cost, in both dtypes, with one thread or two.
+
+    Those settings are added to `unexplained` whose gradient is beyond its limit, and not `explained`.
+    """
     found = {}
     wide = grid.build(row)
     threads = 1 + len(str(row)) % 2
@@ -95,16 +121,21 @@ def errors(row: Mapping[str, Any]) -> dict[str, float]:
         g, cost = one_step(case, threads)
         least = 1e-5 if case.theta.dtype == np.float64 else 1e-2  # of the cost, where the gradient all but vanishes
         length = max(float(np.linalg.norm(expected.theta)), least * max(1.0, abs(float(expected.cost))))
-        found[f"gradient, {case.theta.dtype}"] = apart(g, expected.theta, length)
+        name = f"gradient, {case.theta.dtype}"
+        found[name] = apart(g, expected.theta, length)
+        if unexplained is not None and found[name] > LIMITS[name] and not explained(case, g, expected.theta):
+            unexplained.append(f"{name}: {found[name]:.2e} at {row}")
         found[f"cost, {case.theta.dtype}"] = apart(cost, expected.cost, max(1.0, abs(float(expected.cost))))
     return found
 
 
-def check(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, int, float, str]]:
-    """Cases, how many are beyond the limit, the worst error and its settings, by what is compared."""
+def check(
+    rows: Iterable[Mapping[str, Any]], unexplained: list[str] | None = None
+) -> dict[str, tuple[int, int, float, str]]:
+    """Cases, how many are beyond the limit, the worst error and its settings, by what is compared; see `errors`."""
     worst = dict.fromkeys(LIMITS, (0, 0, 0.0, ""))
     for row in rows:
-        for name, error in errors(row).items():
+        for name, error in errors(row, unexplained).items():
             cases, beyond, most, where = worst[name]
             beyond += error > LIMITS[name]
             worst[name] = (cases + 1, beyond, *((error, str(row)) if error >= most else (most, where)))
@@ -117,6 +148,17 @@ def test_pairwise_grid(part):
     for name, (cases, _, error, where) in check(rows).items():
         assert cases == len(rows) > 20
         assert error <= LIMITS[name], f"{name} at {where}"
+
+
+def test_what_rounding_explains():
+    for row in list(grid.all_pairs(grid.FACTORS, grid.allowed))[::40]:
+        for case in (wide := grid.build(row), narrow(wide)):
+            with np.errstate(all="ignore"):
+                data = (case.X, case.y, case.cost, case.s, case.mean_weight, case.masks)
+                expected = gradient(case.architecture, case.theta, *data).theta
+            g, _ = one_step(case, 1)
+            wrong = g + 1e3 * np.finfo(g.dtype).eps * max(1.0, np.abs(expected).max())
+            assert explained(case, g, expected) and not explained(case, wrong, expected), row
 
 
 def trajectory(row: Mapping[str, Any]) -> float:
@@ -593,26 +635,38 @@ def test_without_numba(monkeypatch):
 
 
 def main() -> int:
-    """Every combination of the grid, by output and loss; 1 where a limit is passed."""
+    """Every combination of the grid, by output and loss; 1 where a cost passes its limit or a gradient is not explained."""
     parser = argparse.ArgumentParser(description="Compare the compiled engine with the array engine.")
     parser.add_argument("--full", action="store_true", help="every combination instead of the pairwise selection")
     if parser.parse_args().full:
         with multiprocessing.Pool(max(1, cores() // 2)) as pool:  # half of the cases take two threads
             parts = list(pool.imap_unordered(check_pair, sorted(grid.FITTING)))
     else:
-        parts = [check(grid.all_pairs(grid.FACTORS, grid.allowed))]
-    beyond = 0
+        parts = [check_all(grid.all_pairs(grid.FACTORS, grid.allowed))]
+    failed = False
     for name, limit in LIMITS.items():
-        cases, over = (sum(part[name][k] for part in parts) for k in (0, 1))
-        *_, error, where = max((part[name] for part in parts), key=lambda found: found[2])
-        beyond += over
+        cases, over = (sum(found[name][k] for found, _ in parts) for k in (0, 1))
+        *_, error, where = max((found[name] for found, _ in parts), key=lambda worst: worst[2])
+        failed |= over > 0 and not name.startswith("gradient")
         print(f"{name}: {over} of {cases:,} cases beyond {limit:.0e}; worst relative difference {error:.2e} at {where}")
-    return int(beyond > 0)
+    unexplained = [line for _, lines in parts for line in lines]
+    print(
+        f"gradients beyond their limit that are not as near as rounding θ allows: {len(unexplained)}",
+        *unexplained,
+        sep="\n",
+    )
+    return int(failed or bool(unexplained))
 
 
-def check_pair(pair: tuple[str, str]) -> dict[str, tuple[int, int, float, str]]:
+def check_all(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, tuple[int, int, float, str]], list[str]]:
+    """`check`, and what is not explained."""
+    unexplained: list[str] = []
+    return check(rows, unexplained), unexplained
+
+
+def check_pair(pair: tuple[str, str]) -> tuple[dict[str, tuple[int, int, float, str]], list[str]]:
     """Every combination for an output and a loss."""
-    return check(grid.every_case(*pair))
+    return check_all(grid.every_case(*pair))
 
 
 if __name__ == "__main__":

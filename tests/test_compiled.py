@@ -408,6 +408,22 @@ def test_a_callers_snapshot_and_best_epoch_stay_as_they_were():
     np.testing.assert_array_equal(run.snapshot.theta, before)
 
 
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_network_and_run_share_theta_and_neither_changes_the_other(engine, validated):
+    X, y = data()
+    net, run = fitted(engine, epochs=3, validation=(X[:30], y[:30]) if validated else None)
+    kept = run.snapshot.best_theta if validated else run.snapshot.theta
+    assert np.shares_memory(net.theta, kept)
+    before = kept.copy()
+    for vector in (run.snapshot.theta, *run.snapshot.slots.values(), kept):
+        with pytest.raises(ValueError, match="read-only"):
+            vector[0] = 1.0
+    net.fit(X, y, epochs=2, engine=engine)
+    net.set(2, b=np.ones_like(net.b(2)))
+    np.testing.assert_array_equal(kept, before)
+
+
 def test_past_steps_are_re_created():
     (_, a), (_, b) = (fitted(engine, keep_every=5, clip_norm=0.05) for engine in ("array", "compiled"))
     for step in (0, 7, 13, 27):

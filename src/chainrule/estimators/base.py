@@ -374,9 +374,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]
             given = held_out.X, held_out.targets, np.ones(len(held_out.X)) if held_out.s is None else held_out.s
         run = network.train(plan, X, targets, sample_weight=s, validation=given, state=state, on_epoch=on_epoch)
 
-        slots = {name: np.array(slot) for name, slot in run.snapshot.slots.items()}
         fallen = len(drops) + (earlier.drops if earlier is not None and state is not None else 0)
-        self._continuation = Continuation(slots, before + run.snapshot.step, fallen)
+        self._continuation = Continuation(run.snapshot.slots, before + run.snapshot.step, fallen)
         self._stopping = stopping
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=np.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -212,7 +212,7 @@ class Stopping:
 class Continuation:
     """What the next call goes on from: the optimizer's slots, its updates, and the drops of an adaptive η so far."""
 
-    slots: dict[str, Array]
+    slots: Mapping[str, Array]
     updates: int
     drops: int
 

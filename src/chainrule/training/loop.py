@@ -148,7 +148,7 @@ class Snapshot:
 
     Attributes:
         identity: of the run that it belongs to: plan, network and data. start: the number of its random start.
-        theta: θ (P,). slots: the optimizer's state, vectors (P,) by name.
+        theta: θ (P,). slots: the optimizer's state, vectors (P,) by name. That of a run that has ended is read-only.
         step: updates made so far.
         cost_sum: of the steps of the epoch that is under way, each with its share.
         history: one row of numbers for every finished epoch.
@@ -210,6 +210,22 @@ def own(snapshot: Snapshot) -> Snapshot:
 
     slots = {name: copy(slot) for name, slot in snapshot.slots.items()}
     return replace(snapshot, theta=copy(snapshot.theta), slots=slots)
+
+
+def read_only(snapshot: Snapshot) -> Snapshot:
+    """A snapshot of the same memory in which nobody can write, so that others can have it too."""
+
+    def view(vector: Array) -> Array:
+        result = vector.view()
+        result.flags.writeable = False
+        return result
+
+    return replace(
+        snapshot,
+        theta=view(snapshot.theta),
+        slots={name: view(slot) for name, slot in snapshot.slots.items()},
+        best_theta=None if snapshot.best_theta is None else view(snapshot.best_theta),
+    )
 
 
 class Step(NamedTuple):

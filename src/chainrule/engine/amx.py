@@ -17,7 +17,7 @@ Every number of C is added up in the same order, wherever it stands.
 Where the time of a product goes (256 × 256 × 784, one thread of a Xeon): half is the unit's additions, a third the splitting,
 half of that waiting for memory, and the rest the ends of blocks, as the unit stands still for 0.3 µs whenever sums are
 read out of it, wherever they are written. Splitting by slices between the unit's instructions is free while all lies in
-the first cache, but gained 2 to 6 % of such a product, and lost 7 % where 2,048 inputs and units need more room for two
+the first cache, but gained 2 to 6 % of such a product, and lost 8 % where 2,048 inputs and units need more room for two
 stripes at a time. So operands are split beforehand.
 
 Sources: G. Henry, P. T. P. Tang and A. Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for

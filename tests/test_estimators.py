@@ -323,6 +323,7 @@ def test_activations_and_dropout_of_each_layer():
     np.testing.assert_array_equal(again.predict_proba(IRIS), model.predict_proba(IRIS))
     for wrong, match in (({"activation": ["tanh"]}, "one for each hidden layer"), ({"dropout": [0.1]}, "dropout"),
                          ({"activation": "tanhh"}, "Did you mean"), ({"hidden_layer_sizes": (3, 0)}, "> 0"),
+                         ({"hidden_layer_sizes": (3.5, 3)}, r"whole numbers of at least 1, got \[3.5, 3\]"),
                          ({"dropout": 1.5}, "dropout"), ({"solver": "newton"}, "'solver' parameter"),
                          ({"solver": "lbfgs", "dropout": 0.1}, "without dropout")):  # fmt: skip
         with pytest.raises(ValueError, match=match):

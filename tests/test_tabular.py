@@ -565,6 +565,19 @@ def test_columns_of_no_use():
     ).all()
 
 
+def test_intervals_are_categories():
+    rooms, edges = np.arange(200) % 9, [-1, 2, 5, 8]
+    binned = pd.DataFrame({"rooms": pd.cut(rooms, edges)})
+    named = binned.astype(str)
+    model = TabularClassifier(**SMALL).fit(binned, rooms > 5)
+    np.testing.assert_array_equal(
+        model.predict_proba(binned), TabularClassifier(**SMALL).fit(named, rooms > 5).predict_proba(named)
+    )
+    assert model.score(binned, rooms > 5) == 1
+    binned.loc[0, "rooms"] = None
+    assert np.isfinite(model.predict_proba(binned)).all()
+
+
 BAD = {
     "width of the validation set": (lambda m: m.fit(IRIS, SPECIES, validation=(IRIS[:, :2], SPECIES)), "X has 2 features"),
     "columns of the validation set": (lambda m: m.fit(HOUSES, DEAR, validation=(HOUSES[["new"]], DEAR)), "in their order"),
@@ -589,6 +602,9 @@ BAD = {
     "no y": (lambda m: m.fit(IRIS, None), "requires y"),
     "infinite": (lambda m: m.fit(IRIS / 0, SPECIES), "infinity"),
     "columns of one name": (lambda m: m.fit(HOUSES.rename(columns={"size": "new"}), DEAR), "'new'"),
+    "twice the same names": (lambda m: m.fit(pd.concat([HOUSES, HOUSES], axis=1), DEAR), "'size' more than once"),
+    "no columns": (lambda m: m.fit(HOUSES[[]], DEAR), "at least one column, got none"),
+    "complex column": (lambda m: m.fit(HOUSES.assign(new=1j), DEAR), "Column 'new': expected real numbers"),
     "mixed column": (lambda m: m.fit(HOUSES.assign(new=["x", 1] * 100), DEAR), "Column 'new'.*values of one kind"),
     "type of a column": (lambda m: m.fit(HOUSES.assign(new=[[1]] * 200), DEAR), "Column 'new'.*list"),
     "one row": (lambda m: m.fit(HOUSES[:1], DEAR[:1]), "at least 2 rows"),

@@ -65,12 +65,14 @@ def column_names(X: Any) -> list[str]:
     """The names of the columns of a frame; those that are no text become text, and arrays have x0, x1 …
 
     Raises:
-        DataError: a name occurs twice.
+        DataError: a name occurs twice, or there are no columns.
     """
     if not is_frame(X):
         return [f"x{j}" for j in range(X.shape[1])]
     X = familiar(X)
     names = [str(name) for name in (X.columns if _is_pandas(X) else X.column_names)]
+    if not names:
+        raise DataError("X: expected at least one column, got none. Pass the columns to learn from.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"X: expected different column names, got {twice[0]!r} more than once. Rename one of them.")
@@ -110,11 +112,19 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _column(values: Any, name: str) -> Any:
-    """A column of pandas or of an array as Arrow has it."""
+    """A column of pandas or of an array as Arrow has it; categories that Arrow has no text for, such as the intervals
+    of `pandas.cut`, by their names."""
     import pyarrow as pa
 
+    if np.iscomplexobj(values):
+        raise DataError(
+            f"Column {name!r}: expected real numbers, got complex ones. Pass .real and .imag as two columns."
+        )
     try:
-        return pa.array(values, from_pandas=True)
+        column = pa.array(values, from_pandas=True)
+        if pa.types.is_dictionary(column.type) and isinstance(column.type.value_type, pa.BaseExtensionType):
+            column = pa.array(values.cat.rename_categories(str), from_pandas=True)
+        return column
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         pass
     try:  # numbers of several types, or written as text

@@ -186,6 +186,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         """
         if hasattr(X, "collect") and not is_frame(X):
             raise DataError(f"X: expected rows, got {type(X).__name__}, which has none yet. Pass X.collect().")
+        if is_frame(X):
+            column_names(X)
         try:
             if not is_frame(X):
                 checks: dict[str, Any] = {"dtype": None, "accept_sparse": True, "ensure_all_finite": "allow-nan"}
@@ -197,7 +199,6 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
                 raise
             fix = "Pass the columns of the training in their order: X[list(model.feature_names_in_)]."
             raise DataError(f"{str(error).rstrip()}\n{fix}") from None
-        column_names(X)
         if X.shape[0] < least:
             raise DataError(f"X: expected at least {least} rows, got {X.shape[0]} sample(s). Add rows.")
         return X

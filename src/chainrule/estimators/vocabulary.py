@@ -97,16 +97,20 @@ def hidden_layers(sizes: Any, activation: Any, dropout: Any) -> list[Layer]:
     """Dense layers, each with its dropout; `activation` and `dropout` are one for all or a list of one for each.
 
     Raises:
-        ParameterError: sizes below 1, an unknown activation, a rate outside [0, 1), or a list of another length.
+        ParameterError: sizes that are no whole numbers of at least 1, an unknown activation, a rate outside [0, 1), or
+            a list of another length.
     """
-    widths = [int(n) for n in np.atleast_1d(np.asarray(sizes, dtype=object))] if np.size(sizes) else []
-    if any(n < 1 for n in widths):
-        raise ParameterError(f"hidden_layer_sizes must be > 0: expected sizes of at least 1, got {widths}.")
+    widths = list(np.atleast_1d(np.asarray(sizes, dtype=object))) if np.size(sizes) else []
+    if not all(isinstance(n, int | np.integer) and n > 0 for n in widths):
+        raise ParameterError(
+            f"hidden_layer_sizes must be > 0: expected whole numbers of at least 1, got {widths}. "
+            "Give the number of units of each hidden layer."
+        )
     layers: list[Layer] = []
     rates = _each("dropout", dropout, len(widths))
     for n, given, rate in zip(widths, _each("activation", activation, len(widths)), rates, strict=True):
         name = THEIRS.get(given, given) if isinstance(given, str) else given
-        layers.append(Dense(n, find_activation("activation", name)))
+        layers.append(Dense(int(n), find_activation("activation", name)))
         if rate:
             layers.append(Dropout(float(rate)))
     return layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from chainrule.errors import DataError, ModelFileError, ParameterError
-from chainrule.tables.columns import CategoryColumn, Encoder, fit_encoder, kind_of
+from chainrule.tables.columns import CategoryColumn, Encoder, as_text, fit_encoder, kind_of
 
 
 def encode(values: Any, new: Any = None, **settings: Any) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -115,6 +116,22 @@ def test_categories_compare_as_text() -> None:
     assert names == ("x=2", "x=1", "x=3")
     np.testing.assert_array_equal(z, [[0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(encode(["1", "2", "2", "c"], [1.0, float("nan")])[0], [[0, 1, 0], [0, 0, 0]])
+
+
+def test_a_value_has_one_text_whatever_its_type() -> None:
+    numbers = [10**10, -(10**15) - 1, 2**53, 20_261_123_120_000, 0]
+    for dtype in (np.int64, np.float64):
+        assert as_text(pa.chunked_array([np.array(numbers, dtype)]), "x").to_pylist() == [str(n) for n in numbers]
+    small = [7.0, 2.5, -0.0, np.nan, 1e300]
+    for kind, last in ((pa.float64(), "1e+300"), (pa.float32(), "inf"), (pa.float16(), "inf")):
+        column = pa.chunked_array([pa.array(np.array(small)).cast(kind, safe=False)])
+        assert as_text(column, "x").to_pylist() == ["7", "2.5", "0", None, last]
+    assert as_text(pa.chunked_array([pa.array([Decimal("2.50"), None])]), "x").to_pylist() == ["2.5", None]
+    when = np.array(["2026-11-23T12:00:00"], "M8[s]")
+    texts = {
+        as_text(pa.chunked_array([when.astype(f"M8[{unit}]")]), "x")[0].as_py() for unit in ("s", "ms", "us", "ns")
+    }
+    assert len(texts) == 1
 
 
 def test_what_is_left_out_is_said() -> None:

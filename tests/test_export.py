@@ -364,13 +364,22 @@ def test_numbers_as_categories_are_their_text():
     rng = np.random.default_rng(0)
     values = [0.1, 3, -2, 1e-3, 1e9, 1e10, 9999999999, 1e18, 1e-6, 9e-7, 1e15, 16777216, 123456789, -0.0]
     values = np.concatenate([values, rng.normal(size=500) * 10.0 ** rng.integers(-9, 13, 500)])
-    for dtype in (pa.float64(), pa.float32(), pa.int64()):
+    for dtype in (pa.float64(), pa.float32(), pa.int64(), pa.float16()):
+        values = values[np.abs(values) < 6e4] if dtype == pa.float16() else values
         numbers = pa.array(values.astype(int) if dtype == pa.int64() else values.astype(dtype.to_pandas_dtype()), dtype)
         table = pa.table({"c": numbers, "y": rng.normal(size=len(values))})
         model = prepare(table, ["y"], Settings(hidden=(), max_levels=1000), categories=["c"]).model
         model.network.set(2, W=rng.normal(size=(1, model.network.architecture.inputs)))
         found = loaded(to_python(model)).predict({"c": numbers.to_numpy()})
         np.testing.assert_array_equal(found["y"], model.predict(table)["y"])
+    when = np.array(["2020-01-01T10:00:00", "2021-05-05T00:00:00"], "M8[s]")[rng.integers(0, 2, 50)]
+    table = pa.table({"c": when, "y": rng.normal(size=50)})
+    model = prepare(table, ["y"], Settings(hidden=()), categories=["c"]).model
+    model.network.set(2, W=np.ones((1, 1)))
+    ours = model.predict(table)["y"]
+    assert len(set(ours)) == 2
+    for other in (when, when.astype("M8[ns]"), when.tolist()):
+        np.testing.assert_array_equal(loaded(to_python(model)).predict({"c": other})["y"], ours)
 
 
 def test_what_the_predictor_refuses(known):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError
-from ..tables.columns import NUMBER, check_size
+from ..tables.columns import NUMBER, WHOLE, check_size
 from ..tables.read import DELIMITERS, GAPS, check_names
 
 
@@ -86,11 +86,17 @@ def as_text(values: Iterable[Any], name: str) -> list[str | None]:
 
 
 def _plain_text(value: Any) -> str:
-    """As pyarrow writes it: the fewest digits, and an exponent below 1e-6 and from 1e10 on."""
+    """Numbers with the fewest digits, and, unless they are whole, an exponent below 1e-6 and from 1e10 on."""
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
+    days = isinstance(value, np.datetime64) and np.datetime_data(value)[0] == "D"
+    if isinstance(value, datetime.datetime | np.datetime64) and not days and getattr(value, "tzinfo", None) is None:
+        return str(np.datetime64(value, "us")).replace("T", " ")
     if not isinstance(value, float | np.floating) or math.isinf(value):
         return str(value)
+    value = np.float32(value) if isinstance(value, np.float16) else value
+    if float(value).is_integer() and abs(float(value)) < WHOLE:
+        return str(int(value))
     text = np.format_float_scientific(value, trim="-", exp_digits=1)
     small = -6 <= int(text.partition("e")[2]) < 10
     return np.format_float_positional(value, trim="-") if small else text

@@ -79,6 +79,7 @@ def _head(parts: Exported, body: str) -> str:
     values = {
         "PREDICT_ROWS": PREDICT_ROWS,
         "NUMBER": columns.NUMBER,
+        "WHOLE": columns.WHOLE,
         "LARGEST": columns.LARGEST,
         "DAY": columns.DAY,
         "GAPS": read.GAPS,

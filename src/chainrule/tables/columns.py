@@ -28,6 +28,7 @@ MAX_LEVELS = 64
 MOSTLY_NUMBERS = 0.8  # from this share of numbers on, text in a column is taken for a mistake
 IDENTIFIER_ROWS = 20  # from this many rows on, text with under two rows per value is taken for an identifier
 LARGEST = 1e150  # the square of a larger number may be infinite
+WHOLE = 2.0**63  # below it whole numbers are written without an exponent
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
@@ -64,6 +65,9 @@ def kind_of(column: pa.ChunkedArray, name: str) -> Kind:
 def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """(N,) strings: text as it is, 3 and 3.0 as "3", booleans as "true" and "false"; gaps (and NaN) are null.
 
+    The same values give the same text whatever type a file or a frame has for them: a gap turns whole numbers into
+    floats, and times come in seconds or in nanoseconds.
+
     Raises:
         DataError: a type that has no text (lists, bytes …).
     """
@@ -75,9 +79,16 @@ def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     kind_of(column, name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    return column.cast(pa.string())
+    if pa.types.is_decimal(column.type) and column.type.scale > 0:
+        column = column.cast(pa.float64())
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    x = column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
+    text = pc.if_else(pc.is_nan(x), None, x.cast(pa.string()))
+    whole = pc.and_(pc.equal(x, pc.floor(x)), pc.less(pc.abs(x), WHOLE))
+    return pc.if_else(whole, pc.if_else(whole, x, 0).cast(pa.int64()).cast(pa.string()), text)
 
 
 def numbers(column: pa.ChunkedArray, name: str) -> Array:

@@ -118,6 +118,13 @@ def test_categories_compare_as_text() -> None:
     np.testing.assert_array_equal(encode(["1", "2", "2", "c"], [1.0, float("nan")])[0], [[0, 1, 0], [0, 0, 0]])
 
 
+def test_columns_of_a_categorical_type_are_categories() -> None:
+    ages = pd.Series([*"1234567899", "10+"] * 3, dtype="category")
+    assert len(encode(ages)[1]) == 10
+    with pytest.raises(DataError, match=r"expected numbers, got the text '10\+' at row 11"):
+        encode(ages.astype(str))
+
+
 def test_a_value_has_one_text_whatever_its_type() -> None:
     numbers = [10**10, -(10**15) - 1, 2**53, 20_261_123_120_000, 0]
     for dtype in (np.int64, np.float64):

@@ -532,6 +532,78 @@ def test_warnings_and_errors():
         diabetes(early_stopping=True, validation_fraction=0.005).fit(PATIENTS, PROGRESS)
 
 
+FAILING = {
+    "weights": lambda model: model.fit(IRIS, SPECIES % 2, -np.ones(150)),
+    "columns and classes": lambda model: model.fit(IRIS[:, :2], SPECIES + 5, np.zeros(150)),
+    "validation of one call": lambda model: model.partial_fit(IRIS, SPECIES, validation=(IRIS[:, :2], SPECIES)),
+    "a callback": lambda model: model.set_params(callbacks=lambda row: 1 / 0).partial_fit(IRIS, SPECIES),
+    "a callback in a warm start": lambda model: model.set_params(callbacks=lambda row: 1 / 0, warm_start=True).fit(
+        IRIS, SPECIES
+    ),
+    "L-BFGS with a validation set": lambda model: model.set_params(solver="lbfgs").fit(
+        IRIS, SPECIES, validation=(IRIS, SPECIES)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_fit_that_fails_changes_nothing(name):
+    model = iris(early_stopping=True, class_weight="balanced").partial_fit(IRIS, SPECIES, classes=[0, 1, 2])
+    fitted = {k: pickle.dumps(value) for k, value in vars(model).items() if k not in model.get_params()}
+    probabilities = model.predict_proba(IRIS)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        FAILING[name](model)
+    assert fitted == {k: pickle.dumps(value) for k, value in vars(model).items() if k not in model.get_params()}
+    np.testing.assert_array_equal(model.predict_proba(IRIS), probabilities)
+
+
+def test_parameters_count_from_the_next_fit():
+    for loss, other in (("log_loss", "hinge"), ("hinge", "log_loss")):
+        model = iris(loss=loss).fit(IRIS, SPECIES)
+        before = model.predict(IRIS), hasattr(model, "predict_proba")
+        model.set_params(loss=other, activation="tanh", hidden_layer_sizes=(3,))
+        np.testing.assert_array_equal(model.predict(IRIS), before[0])
+        assert hasattr(model, "predict_proba") == before[1]
+        assert model.verify(IRIS, SPECIES).ok
+    model = iris().fit(IRIS, SPECIES).set_params(activation="tanh")
+    np.testing.assert_allclose(model.to_sklearn().predict_proba(IRIS), model.predict_proba(IRIS), rtol=1e-6)
+
+
+def test_classes_that_a_part_of_the_rows_lacks():
+    """A class without a weight has 1, and a warm start counts the rows that it gets."""
+    some = SPECIES > 0
+    model = iris(class_weight={0: 5.0}).partial_fit(IRIS, SPECIES, classes=[0, 1, 2])
+    model.partial_fit(IRIS[some], SPECIES[some], validation=(IRIS[some], SPECIES[some]))
+    plain = iris().partial_fit(IRIS, SPECIES, np.where(some, 1.0, 5.0), classes=[0, 1, 2])
+    plain.partial_fit(IRIS[some], SPECIES[some], np.ones(100))
+    np.testing.assert_allclose(model.coefs_[0], plain.coefs_[0], rtol=1e-12)
+    labels = np.column_stack([SPECIES == 0, SPECIES > 0]).astype(int)
+    weighted = iris(class_weight=[{1: 3.0}, {0: 2.0}]).fit(IRIS, labels, validation=(IRIS[some], labels[some]))
+    same = iris().fit(IRIS, labels, np.where(some, 1.0, 6.0))
+    np.testing.assert_allclose(weighted.coefs_[0], same.coefs_[0], rtol=1e-12)
+    for wrong in ([{0: 1.0}], {0: 1.0}):
+        with pytest.raises(ParameterError, match=r"class_weight: expected 'balanced' or a list of 2"):
+            iris(class_weight=wrong).fit(IRIS, labels)
+
+    seen = np.r_[0:50, 50:53, 100:103]
+    warm = iris(class_weight="balanced", warm_start=True).fit(IRIS, SPECIES)
+    by_hand = iris(warm_start=True).fit(IRIS, SPECIES, np.ones(150))
+    weights = np.r_[np.full(50, 56 / 150), np.full(6, 56 / 9)]
+    warm.fit(IRIS[seen], SPECIES[seen])
+    by_hand.fit(IRIS[seen], SPECIES[seen], weights)
+    np.testing.assert_allclose(warm.coefs_[0], by_hand.coefs_[0], rtol=1e-10)
+
+
+def test_a_scorer_judges_the_validation_rows():
+    def score(estimator, X, y):
+        return float(np.mean(estimator.predict(X.copy()) == y))
+
+    model, plain = (iris(early_stopping=True, scoring=scoring).fit(IRIS, SPECIES) for scoring in (score, None))
+    assert model.validation_scores_ == plain.validation_scores_
+    with pytest.raises(ParameterError, match="validation rows as they are, got asked for other rows"):
+        iris(early_stopping=True, scoring=lambda e, X, y: score(e, X[::-1], y)).fit(IRIS, SPECIES)
+
+
 def test_in_company():
     """Pipelines, searches, calibration, and other processes."""
     search = GridSearchCV(
@@ -578,3 +650,12 @@ def test_to_scikit_learn_and_back(problem):
             type(ours)(**wrong).to_sklearn()
     with pytest.raises(ParameterError, match="from_sklearn"):
         type(ours).from_sklearn(StandardScaler())
+
+
+def test_what_scikit_learn_would_make_something_else_of():
+    for loss in ("binary_cross_entropy", "hinge"):
+        with pytest.raises(ParameterError, match=f"to_sklearn: expected an output that scikit-learn has.*{loss}"):
+            iris(loss=loss).fit(IRIS, SPECIES).to_sklearn()
+    model = iris(early_stopping=True, warm_start=True, max_iter=30).fit(IRIS, SPECIES)
+    further = model.to_sklearn().set_params(max_iter=1).fit(IRIS, SPECIES)
+    assert further.score(IRIS, SPECIES) >= model.score(IRIS, SPECIES) - 0.1

@@ -565,6 +565,55 @@ def test_columns_of_no_use():
     ).all()
 
 
+FAILING = {
+    "folds and labels": lambda m: m.set_params(folds=1000).fit(HOUSES, np.where(DEAR == "dear", "A", "B")),
+    "other columns": lambda m: m.fit(HOUSES[["size"]], np.where(DEAR == "dear", 1, 0), np.zeros(200)),
+    "training": lambda m: m.set_params(learning_rate=1e30, optimizer="sgd").fit(HOUSES[["size"]], DEAR),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_fit_that_fails_changes_nothing(name):
+    model = TabularClassifier(**SMALL).fit(HOUSES, DEAR)
+    before = model.predict(HOUSES), model.predict_proba(HOUSES)
+    with pytest.raises((ValueError, ArithmeticError)):
+        FAILING[name](model)
+    np.testing.assert_array_equal(model.predict(HOUSES), before[0])
+    np.testing.assert_array_equal(model.predict_proba(HOUSES), before[1])
+    assert list(model.feature_names_in_) == list(HOUSES.columns) and model.runs_
+
+
+def test_columns_of_y_keep_their_names_and_order():
+    Y = pd.DataFrame({"p": PRICES, "q": -PRICES})
+    for wrong in (
+        lambda: TabularRegressor(**SMALL).fit(HOUSES, Y, validation=(HOUSES, Y[["q", "p"]])),
+        lambda: TabularRegressor(**SMALL).fit(HOUSES, Y).trace(HOUSES, Y[["q", "p"]]),
+    ):
+        with pytest.raises(DataError, match=r"y: expected the columns \['p', 'q'\] in this order, got \['q', 'p'\]"):
+            wrong()
+    named = TabularRegressor(**SMALL).fit(HOUSES, Y.set_axis(["size", "size_"], axis=1))
+    assert named.target_.names == ("size_", "size__") and named.predict(HOUSES).shape == (200, 2)
+    with pytest.raises(DataError, match="y: expected different column names, got 'p' more than once"):
+        TabularRegressor(**SMALL).fit(HOUSES, Y.set_axis(["p", "p"], axis=1))
+
+
+def test_numbers_beside_text_in_a_list_stay_numbers():
+    rows = [[float(x), "u" if x > 0 else "v"] for x in IRIS[:, 0] - 5.8]
+    model = TabularClassifier(**SMALL).fit(rows, SPECIES)
+    assert model.encoder_.feature_names == ("x0", "x1=v")
+    np.testing.assert_array_equal(model.predict(rows), model.predict(np.array(rows, dtype=object)))
+
+
+def test_objects_as_numbers():
+    X = pd.DataFrame({"x": np.array([1, pd.NA, 2.5, "3", None] * 40, dtype=object), "z": IRIS[0, 0]})
+    model = TabularRegressor(**SMALL).fit(X, PRICES)
+    np.testing.assert_array_equal(
+        model.predict(X), model.predict(X.assign(x=pd.to_numeric(X["x"].astype("string"), errors="coerce")))
+    )
+    huge = X.assign(x=np.array([10**30, 1, 2, 3, 4] * 40, dtype=object))
+    assert np.isfinite(TabularRegressor(**SMALL).fit(huge, PRICES).predict(huge)).all()
+
+
 def test_intervals_are_categories():
     rooms, edges = np.arange(200) % 9, [-1, 2, 5, 8]
     binned = pd.DataFrame({"rooms": pd.cut(rooms, edges)})
@@ -605,6 +654,10 @@ BAD = {
     "twice the same names": (lambda m: m.fit(pd.concat([HOUSES, HOUSES], axis=1), DEAR), "'size' more than once"),
     "no columns": (lambda m: m.fit(HOUSES[[]], DEAR), "at least one column, got none"),
     "complex column": (lambda m: m.fit(HOUSES.assign(new=1j), DEAR), "Column 'new': expected real numbers"),
+    "half of a character": (lambda m: m.fit(np.full((150, 1), "\ud800", object), SPECIES), "Column 'x0'.*Unicode"),
+    "negative weights of classes": (
+        lambda m: m.set_params(class_weight={0: -1.0}).fit(IRIS, SPECIES), "class_weight: .*at least 0"),
+    "unknown classes with weights": (lambda m: m.set_params(class_weight={7: 1.0}).fit(IRIS, SPECIES), "class_weight"),
     "mixed column": (lambda m: m.fit(HOUSES.assign(new=["x", 1] * 100), DEAR), "Column 'new'.*values of one kind"),
     "type of a column": (lambda m: m.fit(HOUSES.assign(new=[[1]] * 200), DEAR), "Column 'new'.*list"),
     "one row": (lambda m: m.fit(HOUSES[:1], DEAR[:1]), "at least 2 rows"),
@@ -626,11 +679,18 @@ def test_bad_input(name):
         call(TabularClassifier(**SMALL))
 
 
+def test_dates_are_no_target():
+    with pytest.raises(DataError, match="y: expected numbers, got dates"):
+        TabularRegressor(**SMALL).fit(IRIS, pd.date_range("2020", periods=150))
+
+
 def test_settings_of_numpy_and_seeds():
     odd = TabularClassifier(hidden=np.array([8]), epochs=np.int64(10), dropout=np.float32(0), random_state=np.int32(0))
     np.testing.assert_array_equal(
         odd.fit(IRIS, SPECIES).network_.theta, TabularClassifier(**SMALL).fit(IRIS, SPECIES).network_.theta
     )
+    for categories in ("kind", ["kind"], None):
+        assert TabularClassifier(**SMALL, categories=categories).fit(HOUSES, DEAR).score(HOUSES, DEAR) > 0.5
     assert TabularClassifier(**SMALL | {"hidden": 8}).fit(IRIS, SPECIES).network_.P == odd.network_.P
     drawn = [
         TabularClassifier(**SMALL | {"random_state": np.random.RandomState(3)}).fit(IRIS, SPECIES).network_.theta

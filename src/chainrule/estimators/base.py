@@ -50,6 +50,7 @@ from .vocabulary import (
     out_activation,
     schedule,
     started,
+    whole,
 )
 
 SPARSE = ("csr", "csc")
@@ -173,8 +174,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]
     def _goal(self) -> Goal:
         raise NotImplementedError
 
-    def _targets(self, y: Array) -> Array:
-        """y (N,) or (N, k) as the network has it, (N, n_L)."""
+    def _targets(self, y: Array, loss: Loss) -> Array:
+        """y (N,) or (N, k) as a network with this loss has it, (N, n_L)."""
         raise NotImplementedError
 
     def _answer(self, y_hat: Array) -> Array:
@@ -204,13 +205,14 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: a parameter, X or y does not fit. DivergenceError (ArithmeticError): training produced a
-                number that is not finite; the message names the first one.
+                number that is not finite; the message names the first one. The estimator is as before then.
 
         Warns:
             ConvergenceWarning: `max_iter` was reached, or L-BFGS did not converge.
         """
         self._validate_params()
-        return self._fit(X, y, sample_weight, validation)
+        with whole(self):
+            return self._fit(X, y, sample_weight, validation)
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -223,7 +225,8 @@ class MLP(BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         self._read(y, goes_on, one_epoch)
-        goal, targets = self._goal(), self._targets(y)
+        goal = self._goal()
+        targets = self._targets(y, goal.loss)
         s = self._weights(y, sample_weight, count=True)
         random = check_random_state(self.random_state)
         output = Dense(targets.shape[1], goal.output)
@@ -234,7 +237,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
         else:
             network = started(X.shape[1], layers, random, X.dtype)
 
-        held_out = self._held_out(validation)
+        held_out = self._held_out(validation, goal.loss)
         if held_out is None and self.early_stopping and self.solver != "lbfgs":
             rows, rest = self._split(targets, random)
             held_out = HeldOut(_dense(X[rest]), targets[rest], y[rest], None if s is None else s[rest])
@@ -246,10 +249,14 @@ class MLP(BaseEstimator):  # type: ignore[misc]
             goal.loss, penalty=penalty, average_outputs=goal.average_outputs, label_smoothing=self._label_smoothing
         )
 
-        if not goes_on:
+        if goes_on:  # with curves of its own
+            for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_", "_stopping"):
+                setattr(self, name, copy(getattr(self, name)))
+        else:
             self.t_, self.loss_curve_ = 0, []
             self.validation_scores_ = self.validation_loss_curve_ = None
             self._continuation = self._stopping = self._best = None
+        self.cost_ = cost
         self.n_outputs_, self.out_activation_ = targets.shape[1], out_activation(goal)
         self.n_layers_ = len(dense_layers(network.architecture)) + 1
         floor = constant_part(goal, targets, weights) if self.loss == "poisson" else 0.0
@@ -259,7 +266,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
             self._minimise(network, X, targets, weights, cost, floor)
         else:
             self._descend(network, X, targets, s, cost, floor, held_out, random, one_epoch)
-        self.network_, self.cost_ = network, cost
+        self.network_ = network
         return self
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
@@ -278,7 +285,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _held_out(self, validation: Any) -> HeldOut | None:
+    def _held_out(self, validation: Any, loss: Loss) -> HeldOut | None:
         if validation is None:
             return None
         if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
@@ -287,7 +294,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
         s = None
         if len(validation) == 3 and validation[2] is not None:
             s = _check_sample_weight(validation[2], X, dtype=np.float64)
-        return HeldOut(_dense(X), self._targets(y), y, self._weights(y, s))
+        return HeldOut(_dense(X), self._targets(y, loss), y, self._weights(y, s))
 
     def _split(self, targets: Array, random: np.random.RandomState) -> tuple[Array, Array]:
         """The numbers of the rows for training and of those for validation, as scikit-learn draws them."""
@@ -316,7 +323,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
                 return np.nan
             if scorer is None:
                 return -self._own_score(held_out.y, self._answer(y_hat), held_out.s)
-            judge._known = y_hat
+            judge._known = held_out.X, y_hat
             return -float(scorer(judge, held_out.X, held_out.y, **weights))
 
         return negative_score
@@ -489,9 +496,14 @@ class MLP(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """ŷ (N, n_L) of checked rows; sparse ones are made dense a block at a time."""
         check_is_fitted(self)
-        known: Array | None = getattr(self, "_known", None)
-        if known is not None:
-            return known
+        if (known := getattr(self, "_known", None)) is not None:  # in an epoch's score
+            rows, y_hat = known
+            if X is not rows and not (np.shape(X) == rows.shape and np.array_equal(X, rows)):
+                raise ParameterError(
+                    f"scoring: expected predictions of the {len(rows)} validation rows as they are, "
+                    f"got asked for other rows, of shape {np.shape(X)}. Choose among y and predictions instead."
+                )
+            return np.asarray(y_hat)
         X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
         if not sparse.issparse(X):
             return self.network_.predict(X)
@@ -580,7 +592,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
         """Checked rows, and their targets as the network has them."""
         check_is_fitted(self)
         X, y = self._checked(X, y, reset=False)
-        return _dense(X), self._targets(y)
+        return _dense(X), self._targets(y, self.cost_.loss)
 
     # -- scikit-learn --------------------------------------------------------------------------------------------
 

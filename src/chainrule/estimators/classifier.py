@@ -10,7 +10,6 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
@@ -18,7 +17,7 @@ from ..arrays import Array
 from ..errors import ParameterError
 from ..formulas.losses import Loss
 from .base import MLP
-from .vocabulary import Goal, classification
+from .vocabulary import Goal, classification, weights_of_classes, whole
 
 
 class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
@@ -97,28 +96,28 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
             classes: all that will ever come; needed in the first call, unless y has a column for each label.
         """
         self._validate_params()
-        if not hasattr(self, "network_"):
-            several = type_of_target(y).startswith("multilabel")
-            if classes is None and not several:
-                raise ParameterError("classes must be passed on the first call to partial_fit.")
-            self._note_classes(y if several else unique_labels(classes))
-        elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
-            raise ParameterError(
-                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
-            )
-        return self._fit(X, y, sample_weight, validation, one_epoch=True)
+        with whole(self):
+            if not hasattr(self, "network_"):
+                several = type_of_target(y).startswith("multilabel")
+                if classes is None and not several:
+                    raise ParameterError("classes must be passed on the first call to partial_fit.")
+                self._note_classes(y if several else unique_labels(classes))
+            elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
+                raise ParameterError(
+                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
+                )
+            return self._fit(X, y, sample_weight, validation, one_epoch=True)
 
     partial_fit = available_if(MLP._check_solver)(_partial_fit)
 
     def _has_margins(self) -> bool:
         """Whether the loss is one of margins, such as hinge, and not of probabilities."""
-        return classification(self.loss, "binary").loss.targets == "sign"
+        loss = self.cost_.loss if hasattr(self, "cost_") else classification(self.loss, "binary").loss
+        return loss.targets == "sign"
 
     def _has_probabilities(self) -> bool:
         if self._has_margins():
-            raise AttributeError(
-                f"predict_proba is only available for losses of probabilities. {self.loss} is not one."
-            )
+            raise AttributeError("predict_proba is only available for losses of probabilities, and not of margins.")
         return True
 
     def _decision_function(self, X: Any) -> Array:
@@ -156,26 +155,28 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
                 f"Previously got {self.classes_}, `y` has {unique_labels(y)}"
             )
+        elif not one_epoch:
+            self._seen = np.zeros(len(self.classes_))
 
     def _note_classes(self, y: Array) -> None:
         self._label_binarizer = LabelBinarizer().fit(y)
         self.classes_ = self._label_binarizer.classes_
-        self._seen = np.zeros(len(self.classes_))  # the weight of the rows of each class so far
+        self._seen = np.zeros(len(self.classes_))  # the weight of the rows of each class, over all calls of partial_fit
 
     def _goal(self) -> Goal:
         return classification(self.loss, self._label_binarizer.y_type_)
 
-    def _targets(self, y: Array) -> Array:
+    def _targets(self, y: Array, loss: Loss) -> Array:
         classes = unique_labels(y)
         if len(np.setdiff1d(classes, self.classes_)):
             raise ParameterError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
             )
         codes = self._label_binarizer.transform(y).astype(np.float32)
-        return 2 * codes - 1 if self._goal().loss.targets == "sign" else codes
+        return 2 * codes - 1 if loss.targets == "sign" else codes
 
     def _answer(self, y_hat: Array) -> Array:
-        shares = (y_hat + 1) / 2 if self._goal().loss.targets == "sign" else y_hat
+        shares = (y_hat + 1) / 2 if self.cost_.loss.targets == "sign" else y_hat
         answer: Array = self._label_binarizer.inverse_transform(shares.ravel() if shares.shape[1] == 1 else shares)
         return answer
 
@@ -185,7 +186,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
     def _weights(self, y: Array, s: Array | None, count: bool = False) -> Array | None:
         if self.class_weight is None:
             return s
-        if self.class_weight == "balanced" and y.ndim == 1:  # over all calls of partial_fit
+        if self.class_weight == "balanced" and y.ndim == 1:
             places = np.searchsorted(self.classes_, y)
             if count:
                 self._seen = self._seen + np.bincount(places, s, minlength=len(self.classes_))
@@ -194,7 +195,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
             factors[seen] = self._seen.sum() / (seen.sum() * self._seen[seen])
             by_class = factors[places]
         else:
-            by_class = compute_sample_weight(self.class_weight, y)
+            by_class = weights_of_classes(self.class_weight, self.classes_, y)(y)
         return by_class if s is None else by_class * s
 
     @property

@@ -49,12 +49,17 @@ def from_sklearn(cls: Any, model: Any) -> Any:
 
 
 def to_sklearn(estimator: Any) -> Any:
-    """scikit-learn's model of the same class name."""
+    """scikit-learn's model of the same class name; a fitted one has the activations that it was fitted with."""
     kind = _kind(type(estimator).__name__)
     settings = {name: value for name, value in estimator.get_params(deep=False).items() if name in kind().get_params()}
+    network = getattr(estimator, "network_", None)
+    hidden = (
+        hidden_layers(estimator.hidden_layer_sizes, estimator.activation, 0.0)
+        if network is None
+        else [layer for _, layer in dense_layers(network.architecture)[:-1]]
+    )
     theirs = {ours: name for name, ours in THEIRS.items()}
-    layers = hidden_layers(estimator.hidden_layer_sizes, estimator.activation, 0.0)
-    names = {theirs.get(str(layer.g), str(layer.g)) for layer in layers} or {"relu"}
+    names = {theirs.get(str(layer.g), str(layer.g)) for layer in hidden if isinstance(layer, Dense)} or {"relu"}
     if len(names) > 1 or not names <= {"identity", "logistic", "tanh", "relu"}:
         raise ParameterError(
             f"to_sklearn: expected one of identity, logistic, tanh and relu in all hidden layers, got {sorted(names)}."
@@ -63,18 +68,32 @@ def to_sklearn(estimator: Any) -> Any:
     if "loss" in settings and settings["loss"] not in ("squared_error", "poisson"):
         settings["loss"] = "squared_error"  # which predicts in the same way
     model = kind(**settings)
-    if not hasattr(estimator, "network_"):
+    if network is None:
         return model
-    if estimator.out_activation_ not in ("identity", "logistic", "softmax", "exp"):
-        raise ParameterError(f"to_sklearn: expected an output that scikit-learn has, got {estimator.out_activation_}.")
+    _check_output(estimator)
     _copy(estimator, model)
-    network = estimator.network_
     numbers = [number for number, _ in dense_layers(network.architecture)]
     model.coefs_ = [network.W(number).T.copy() for number in numbers]
     model.intercepts_ = [network.b(number).copy() for number in numbers]
+    if estimator.early_stopping:  # what a warm start of it goes back to
+        model._best_coefs = [W.copy() for W in model.coefs_]
+        model._best_intercepts = [b.copy() for b in model.intercepts_]
     model._no_improvement_count = 0
     model._random_state = np.random.RandomState(0)
     return model
+
+
+def _check_output(estimator: Any) -> None:
+    """Raise ParameterError where scikit-learn's model would make something else of the same outputs."""
+    output, loss = estimator.out_activation_, estimator.cost_.loss
+    classes = hasattr(estimator, "classes_")
+    apart = classes and output == "logistic" and estimator._label_binarizer.y_type_ == "multiclass"
+    known = ("logistic", "softmax") if classes else ("identity", "exp", "logistic", "softmax")
+    if output not in known or apart:
+        got = f"{output} for one of several classes" if apart else output
+        raise ParameterError(
+            f"to_sklearn: expected an output that scikit-learn has, {' or '.join(known)}, got {got} (the loss {loss})."
+        )
 
 
 def _copy(one: Any, other: Any) -> None:

@@ -61,7 +61,7 @@ def missing(values: Array) -> Array:
     return np.reshape(gaps, values.shape)
 
 
-def column_names(X: Any) -> list[str]:
+def column_names(X: Any, what: str) -> list[str]:
     """The names of the columns of a frame; those that are no text become text, and arrays have x0, x1 …
 
     Raises:
@@ -72,10 +72,12 @@ def column_names(X: Any) -> list[str]:
     X = familiar(X)
     names = [str(name) for name in (X.columns if _is_pandas(X) else X.column_names)]
     if not names:
-        raise DataError("X: expected at least one column, got none. Pass the columns to learn from.")
+        raise DataError(f"{what}: expected at least one column, got none. Pass the columns to learn from.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"X: expected different column names, got {twice[0]!r} more than once. Rename one of them.")
+        raise DataError(
+            f"{what}: expected different column names, got {twice[0]!r} more than once. Rename one of them."
+        )
     return names
 
 
@@ -125,10 +127,13 @@ def _column(values: Any, name: str) -> Any:
         if pa.types.is_dictionary(column.type) and isinstance(column.type.value_type, pa.BaseExtensionType):
             column = pa.array(values.cat.rename_categories(str), from_pandas=True)
         return column
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         pass
+    except UnicodeEncodeError as error:
+        raise DataError(f"Column {name!r}: expected text in Unicode, got half of a character ({error}).") from None
     try:  # numbers of several types, or written as text
-        return pa.array(np.asarray(values, dtype=np.float64), from_pandas=True)
+        objects = np.array(values, dtype=object)
+        return pa.array(np.where(missing(objects), np.nan, objects).astype(np.float64), from_pandas=True)
     except TypeError as error:
         raise TypeError(
             f"Column {name!r}: expected numbers, text, dates or true/false, got something else ({error}). Convert it."

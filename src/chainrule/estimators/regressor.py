@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from ..arrays import Array
 from ..formulas.losses import Loss
 from .base import MLP
-from .vocabulary import Goal, regression
+from .vocabulary import Goal, regression, whole
 
 
 class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]
@@ -80,14 +80,15 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]
         where the score no longer rises, and the weights are those of the best call then.
         """
         self._validate_params()
-        return self._fit(X, y, sample_weight, validation, one_epoch=True)
+        with whole(self):
+            return self._fit(X, y, sample_weight, validation, one_epoch=True)
 
     partial_fit = available_if(MLP._check_solver)(_partial_fit)
 
     def _goal(self) -> Goal:
         return regression(self.loss)
 
-    def _targets(self, y: Array) -> Array:
+    def _targets(self, y: Array, loss: Loss) -> Array:
         return y.reshape(len(y), -1)
 
     def _answer(self, y_hat: Array) -> Array:

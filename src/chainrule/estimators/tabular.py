@@ -26,7 +26,7 @@ from ..table_model import Part, Problem, Settings, TableModel, cost_of, prepare
 from ..tables.columns import Encoder
 from ..tables.targets import Target
 from .frames import column_names, dense, familiar, is_frame, missing, table_of
-from .vocabulary import cost_options
+from .vocabulary import cost_options, whole
 
 WEIGHTS = "sample_weight"  # the name of their column
 
@@ -81,11 +81,18 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: a parameter, X or y does not fit. DivergenceError (ArithmeticError): training produced a
-                number that is not finite; the message names the first one.
+                number that is not finite; the message names the first one. The estimator is as before then.
 
         Warns:
             UserWarning: a column is left out, or the training was interrupted or started again.
         """
+        with whole(self):
+            self._train(X, y, sample_weight, validation)
+        for note in self.notes_:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        return self
+
+    def _train(self, X: Any, y: Any, sample_weight: Any, validation: Any) -> None:
         settings = self._settings()
         if validation is not None and settings.folds is not None:
             raise ParameterError("fit: expected either validation or folds, which hold rows out, got both.")
@@ -130,9 +137,6 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         if runs[-1].reason == "interrupted":
             notes += ("Training interrupted by user.",)
         self.notes_ = notes
-        for note in notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
-        return self
 
     def _settings(self) -> Settings:
         """The parameters as `chainrule train` has them.
@@ -165,8 +169,10 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
             )
         X = self._rows(X, reset, least=2 if reset else 1)
-        names = column_names(y) if is_frame(y) else [y.name] if isinstance(getattr(y, "name", None), str) else []
+        names = column_names(y, "y") if is_frame(y) else [y.name] if isinstance(getattr(y, "name", None), str) else []
         numeric = self._task == "regression"
+        if numeric and not sparse.issparse(y) and np.asarray(y).dtype.kind in "mM":
+            raise DataError("y: expected numbers, got dates or durations. Turn them into a number, such as days.")
         checks: dict[str, Any] = {"dtype": np.float64 if numeric else None, "ensure_all_finite": numeric}
         y = dense(y, "Pass a dense y.") if sparse.issparse(y) else y
         y = check_array(y, ensure_2d=False, input_name="y", estimator=self, **checks)
@@ -186,8 +192,10 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         """
         if hasattr(X, "collect") and not is_frame(X):
             raise DataError(f"X: expected rows, got {type(X).__name__}, which has none yet. Pass X.collect().")
+        if isinstance(X, list | tuple) and np.asarray(X).dtype.kind == "U":
+            X = np.array(X, dtype=object)  # numbers beside text stay numbers
         if is_frame(X):
-            column_names(X)
+            column_names(X, "X")
         try:
             if not is_frame(X):
                 checks: dict[str, Any] = {"dtype": None, "accept_sparse": True, "ensure_all_finite": "allow-nan"}
@@ -215,19 +223,25 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         count = 1 if y.ndim == 1 else y.shape[1]
         if len(names) != count:
             names = ["y"] if count == 1 else [f"y{j}" for j in range(count)]
-        return [_free(name, self._features()) for name in names]
+        free: list[str] = []
+        for name in names:
+            free.append(_free(name, [*self._features(), *free]))
+        return free
 
-    def _columns(self, y: Array, names: Sequence[str]) -> dict[str, Array]:
-        """The columns of y by name."""
+    def _columns(self, y: Array, names: Sequence[str], given: Sequence[str] = ()) -> dict[str, Array]:
+        """The columns of y by the names of the training, where `given` are its own, if it has some."""
         columns = y.reshape(len(y), -1).T
         if len(columns) != len(names):
             raise DataError(f"y: expected {len(names)} columns as in training, got {len(columns)}.")
+        if sorted(given) == sorted(names) and list(given) != list(names):
+            raise DataError(f"y: expected the columns {list(names)} in this order, got {list(given)}. Reorder them.")
         return {name: self._as_column(column) for name, column in zip(names, columns, strict=True)}
 
     def _category_names(self) -> list[str]:
         """The columns to be taken as categories; a number is a position."""
         names = self._features()
-        given = [names[k] if isinstance(k, int | np.integer) and 0 <= k < len(names) else k for k in self.categories]
+        chosen = [self.categories] if isinstance(self.categories, str) else self.categories or ()
+        given = [names[k] if isinstance(k, int | np.integer) and 0 <= k < len(names) else k for k in chosen]
         for name in given:
             if name not in names:
                 raise ParameterError(f"categories: there is no column {name!r}.{did_you_mean(str(name), names)}")
@@ -240,7 +254,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
             weights = check_weights("fit", _check_sample_weight(given, y, dtype=np.float64), len(y))
         if factors is None:
             return weights
-        return factors(y) if weights is None else weights * factors(y)
+        by_class = check_weights("fit, class_weight", factors(y), len(y))
+        return by_class if weights is None else weights * by_class
 
     def _held_out(
         self, validation: Any, names: Sequence[str], factors: Callable[[Array], Array] | None, column: str | None
@@ -248,13 +263,13 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         """The validation rows as a table like that of the training."""
         if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
             raise ParameterError("fit: expected validation as (X, y) or (X, y, weights), got something else.")
-        X, y, _ = self._checked(*validation[:2])
+        X, y, given = self._checked(*validation[:2])
         weights = self._weights(validation[2] if len(validation) == 3 else None, y, factors)
         if weights is not None and column is None:
             raise ParameterError(
                 "fit: expected weights of the training rows too, got them of the validation rows only."
             )
-        return _with(self._table(X), self._columns(y, names) | _column(column, weights))
+        return _with(self._table(X), self._columns(y, names, given) | _column(column, weights))
 
     # -- prediction ----------------------------------------------------------------------------------------------
 
@@ -313,8 +328,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
     def _part(self, X: Any, y: Any, member: int) -> tuple[TableModel, Part]:
         """A member, and rows with their targets as its network has them."""
         check_is_fitted(self)
-        X, y, _ = self._checked(X, y)
-        table = _with(self._table(X), self._columns(y, self.target_.names))
+        X, y, given = self._checked(X, y)
+        table = _with(self._table(X), self._columns(y, self.target_.names, given))
         model = member_of(self.model_, member)
         return model, model.part(table)
 

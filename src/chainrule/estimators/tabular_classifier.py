@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
@@ -17,6 +16,7 @@ from ..errors import DataError
 from ..tables.columns import MAX_LEVELS
 from ..tables.targets import Target
 from .tabular import Tabular
+from .vocabulary import weights_of_classes
 
 
 class TabularClassifier(ClassifierMixin, Tabular):  # type: ignore[misc]
@@ -146,13 +146,8 @@ class TabularClassifier(ClassifierMixin, Tabular):  # type: ignore[misc]
         return y.astype(object) if y.dtype.kind == "U" else y
 
     def _class_weights(self, y: Array) -> Callable[[Array], Array] | None:
-        given, classes = self.class_weight, self.classes_
-        if given is None:
-            return None
-        if y.ndim == 2:
-            return lambda others: compute_sample_weight(given, others)
-        factors = compute_class_weight(given, classes=classes, y=y)
-        return lambda others: factors[np.searchsorted(classes, others).clip(max=len(classes) - 1)]
+        given = self.class_weight
+        return None if given is None else weights_of_classes(given, self.classes_, y)
 
     def _restore(self, target: Target) -> None:
         several = target.task == "multilabel"

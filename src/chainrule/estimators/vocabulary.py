@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy import sparse
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from ..arrays import Array
 from ..core.architecture import Architecture
@@ -192,6 +195,50 @@ def cost_options(cost: Cost) -> dict[str, Any]:
     return {
         name: getattr(cost, name) for name in ("loss", "aggregate", "penalty", "average_outputs", "label_smoothing")
     }
+
+
+@contextmanager
+def whole(estimator: Any) -> Iterator[None]:
+    """A fit as a whole or not at all: where it raises, the estimator has the attributes that it had before.
+
+    What they refer to must not be changed in place meanwhile.
+    """
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def weights_of_classes(given: Any, classes: Array, y: Any) -> Callable[[Any], Array]:
+    """What gives rows the weights (N,) of their classes, learned from the training's y: (N,), or (N, k) of 0 and 1.
+
+    `given` is "balanced" or {class: weight}, where a class not named has 1; with (N, k) "balanced" or a list of k such.
+
+    Raises:
+        ValueError: `given` is none of these, or names an unknown class.
+    """
+    if y.ndim == 1:
+        factors = compute_class_weight(given, classes=classes, y=y)
+        return lambda others: factors[np.searchsorted(classes, others).clip(max=len(classes) - 1)]
+    if isinstance(given, str):
+        return lambda others: compute_sample_weight(given, others)
+    if not isinstance(given, list | tuple) or len(given) != y.shape[1]:
+        raise ParameterError(
+            f"class_weight: expected 'balanced' or a list of {y.shape[1]}, one for each label, got {given!r}."
+        )
+    truths = np.arange(2)
+    pairs = [
+        compute_class_weight(one, classes=truths, y=column) for one, column in zip(given, _labels(y).T, strict=True)
+    ]
+    return lambda others: np.prod([pair[label] for pair, label in zip(pairs, _labels(others).T, strict=True)], axis=0)
+
+
+def _labels(y: Any) -> Array:
+    """Labels (N, k), sparse or dense, as the integers 0 and 1."""
+    return np.asarray(y.toarray() if sparse.issparse(y) else y).astype(int)
 
 
 @dataclass

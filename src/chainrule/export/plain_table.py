@@ -91,7 +91,7 @@ def _plain_text(value: Any) -> str:
         return str(value).lower()
     days = isinstance(value, np.datetime64) and np.datetime_data(value)[0] == "D"
     if isinstance(value, datetime.datetime | np.datetime64) and not days and getattr(value, "tzinfo", None) is None:
-        return str(np.datetime64(value, "us")).replace("T", " ")
+        return str(np.datetime64(value).astype("datetime64[us]")).replace("T", " ")
     if not isinstance(value, float | np.floating) or math.isinf(value):
         return str(value)
     value = np.float32(value) if isinstance(value, np.float16) else value

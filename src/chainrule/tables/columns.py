@@ -412,7 +412,7 @@ def fit_encoder(
     """Learn from the training rows how the columns `names` become numbers.
 
     `scaling` of numbers: "robust" (the module's text), "standard" ((x − mean) / standard deviation), "none".
-    `categories` are columns to be taken as text whatever they hold. Returns the encoder and notes, one sentence
+    `categories` are columns to be taken as text whatever they hold, as are those of a categorical type. Returns the encoder and notes, one sentence
     on each column or level that was left out.
 
     Raises:
@@ -441,6 +441,9 @@ def fit_encoder(
 def _fit_column(
     column: pa.ChunkedArray, name: str, scaling: Scaling, max_levels: int, forced: bool
 ) -> tuple[Column | None, str]:
+    from pyarrow import types
+
+    forced = forced or types.is_dictionary(column.type)  # its owner said that it holds categories
     kind = "category" if forced else kind_of(column, name)
     if kind == "number":
         return _fit_number(numbers(column, name), name, scaling), ""

@@ -125,6 +125,16 @@ def test_columns_of_a_categorical_type_are_categories() -> None:
         encode(ages.astype(str))
 
 
+def test_thousands_separators_are_no_categories() -> None:
+    prices = ["1,200", "950", "12,000.50", "-1,000"] * 5
+    with pytest.raises(
+        DataError, match=r"numbers, got the text '1,200' at row 1 \(and 14 more\). Remove thousands sep"
+    ):
+        encode(prices)
+    assert len(encode(prices, categories=["x"])[1]) == 4
+    assert len(encode(["1,20", "1,30", "a,b"] * 5)[1]) == 3
+
+
 def test_a_value_has_one_text_whatever_its_type() -> None:
     numbers = [10**10, -(10**15) - 1, 2**53, 20_261_123_120_000, 0]
     for dtype in (np.int64, np.float64):

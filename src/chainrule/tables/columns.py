@@ -30,6 +30,7 @@ IDENTIFIER_ROWS = 20  # from this many rows on, text with under two rows per val
 LARGEST = 1e150  # the square of a larger number may be infinite
 WHOLE = 2.0**63  # below it whole numbers are written without an exponent
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+GROUPED = r"^\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*$"  # 1,234.5
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
 DAY = 86_400_000  # milliseconds
@@ -142,17 +143,18 @@ def first_row(mask: pa.ChunkedArray) -> int:
 
 
 def mostly_numbers(column: pa.ChunkedArray, name: str, remedy: str) -> None:
-    """Check that text is not a column of numbers with a few mistakes in it.
+    """Check that text is not a column of numbers with a few mistakes in it, or with thousands separators.
 
     Raises:
-        DataError: at least 80 % of the texts are numbers, but not all.
+        DataError: at least 80 % of the texts are numbers, those with separators among them, but not all.
     """
     import pyarrow.compute as pc
 
     wrong = pc.invert(pc.match_substring_regex(column, NUMBER))
-    texts, count = len(column) - column.null_count, pc.sum(wrong).as_py() or 0
-    if count and texts - count >= MOSTLY_NUMBERS * texts:
-        raise _text_in_numbers(column, wrong, name, remedy)
+    grouped = pc.match_substring_regex(column, GROUPED)
+    texts, count, apart = len(column) - column.null_count, pc.sum(wrong).as_py() or 0, pc.sum(grouped).as_py() or 0
+    if count and texts - count + apart >= MOSTLY_NUMBERS * texts:
+        raise _text_in_numbers(column, wrong, name, f"{'Remove thousands separators. ' if apart else ''}{remedy}")
 
 
 def _text_in_numbers(column: pa.ChunkedArray, wrong: pa.ChunkedArray, name: str, remedy: str) -> DataError:

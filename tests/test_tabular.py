@@ -614,6 +614,19 @@ def test_objects_as_numbers():
     assert np.isfinite(TabularRegressor(**SMALL).fit(huge, PRICES).predict(huge)).all()
 
 
+def test_messages_name_parameters():
+    X = pd.DataFrame({"it's": ["1", "2", "3", "4", "x"] * 30, "z": IRIS[:, 0]})
+    with pytest.raises(DataError, match=r"""take it as a category \(categories=\["it's"\]\)"""):
+        TabularClassifier(**SMALL).fit(X, SPECIES)
+    with pytest.raises(DataError, match=r"leave it out \(X.drop\(columns=\['z'\]\)\)"):
+        TabularClassifier(**SMALL).fit(X.assign(z=[[1]] * 150), SPECIES)
+    with pytest.raises(DataError, match=r"ask for numbers \(TabularRegressor\)"):
+        TabularClassifier(**SMALL).fit(X[["z"]], np.arange(150))
+    with pytest.warns(UserWarning, match=r"\(categories=\['an id'\]\) it is kept"):
+        model = TabularClassifier(**SMALL).fit(X[["z"]].assign(**{"an id": [f"p{k}" for k in range(150)]}), SPECIES)
+    assert "--category" not in model.notes_[0]
+
+
 def test_intervals_are_categories():
     rooms, edges = np.arange(200) % 9, [-1, 2, 5, 8]
     binned = pd.DataFrame({"rooms": pd.cut(rooms, edges)})

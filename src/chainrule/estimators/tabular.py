@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -86,7 +89,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         Warns:
             UserWarning: a column is left out, or the training was interrupted or started again.
         """
-        with whole(self):
+        with whole(self), in_parameters():
             self._train(X, y, sample_weight, validation)
         for note in self.notes_:
             warnings.warn(note, UserWarning, stacklevel=2)
@@ -136,7 +139,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
             self.out_of_fold_[rows] = values
         if runs[-1].reason == "interrupted":
             notes += ("Training interrupted by user.",)
-        self.notes_ = notes
+        self.notes_ = tuple(map(unflagged, notes))
 
     def _settings(self) -> Settings:
         """The parameters as `chainrule train` has them.
@@ -276,7 +279,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
     def _encoded(self, X: Any) -> Array:
         """Checked rows as the networks have them (N, n_0)."""
         check_is_fitted(self)
-        return self.encoder_.encode(self._table(self._rows(X)))
+        with in_parameters():
+            return self.encoder_.encode(self._table(self._rows(X)))
 
     # -- what is inside ------------------------------------------------------------------------------------------
 
@@ -375,6 +379,28 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
+
+
+def unflagged(text: str) -> str:
+    """A message with what an estimator has in the place of the flags of `chainrule train`."""
+    drop, take = "X.drop(columns=[{!r}])", "categories=[{!r}]"
+    words = {"--ignore": drop, "--category": take, "--task": "Tabular{}"}
+
+    def word(found: re.Match[str]) -> str:
+        flag, value = shlex.split(found[1])
+        value = {"regression": "Regressor", "classification": "Classifier"}[value] if flag == "--task" else value
+        return f"({words[flag].format(value)})"
+
+    return re.sub(r"""\(((?:--ignore|--category|--task) (?:'[^']*'|"[^"]*"|[^\s'")]+)+)\)""", word, text)
+
+
+@contextmanager
+def in_parameters() -> Iterator[None]:
+    """Errors of the data `unflagged`."""
+    try:
+        yield
+    except (DataError, ParameterError) as error:
+        raise type(error)(unflagged(str(error))) from None
 
 
 def _plain(value: Any) -> Any:

@@ -614,12 +614,13 @@ def test_objects_as_numbers():
     assert np.isfinite(TabularRegressor(**SMALL).fit(huge, PRICES).predict(huge)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes:UserWarning")
 def test_messages_name_parameters():
     X = pd.DataFrame({"it's": ["1", "2", "3", "4", "x"] * 30, "z": IRIS[:, 0]})
     with pytest.raises(DataError, match=r"""take it as a category \(categories=\["it's"\]\)"""):
         TabularClassifier(**SMALL).fit(X, SPECIES)
     with pytest.raises(DataError, match=r"leave it out \(X.drop\(columns=\['z'\]\)\)"):
-        TabularClassifier(**SMALL).fit(X.assign(z=[[1]] * 150), SPECIES)
+        TabularClassifier(**SMALL).fit(X[["z"]].assign(z=[[1]] * 150), SPECIES)
     with pytest.raises(DataError, match=r"ask for numbers \(TabularRegressor\)"):
         TabularClassifier(**SMALL).fit(X[["z"]], np.arange(150))
     with pytest.warns(UserWarning, match=r"\(categories=\['an id'\]\) it is kept"):

@@ -301,6 +301,13 @@ BAD = {
     "unknown flag": (("train", "houses.csv", "-t", "price", "--epoch", "3"), 2, "No such option"),
     "model": (("predict", "nope", "houses.csv"), 1, "expected a model file"),
     "table as model": (("predict", "houses.csv", "houses.csv"), 1, "expected a chainrule model"),
+    "a name that is too long": (("train", "houses.csv", "-t", "price", "-o", "n" * 300), 1, "File name too long"),
+    "a table's name that is too long": (("train", "n" * 300 + ".csv", "-t", "price"), 1, "File name too long"),
+    "not enough memory": (("train", "houses.csv", "-t", "price", "--hidden", "1000000000000"), 1, "Unable to allocate"),
+    "turns": (("bench", "--turns", "0"), 2, "turns"),
+    "contenders": (("bench", "--only", "scikit-lern"), 2, "Did you mean 'scikit-learn'"),
+    "threads": (("bench", "--threads", "x"), 2, "numbers such as 1,2, got 'x'"),
+    "page": (("bench", "-o", "nowhere/page.md"), 1, "could not be written"),
     "few rows": (("train", "few.csv", "-t", "y"), 1, "at least 3 rows"),
 }
 
@@ -343,6 +350,35 @@ def test_out_that_is_a_file(run, houses):
     status, _, err = run("train", houses, "-t", "price", *FAST, "--out", "taken")
     assert status == 1 and "taken" in err
     assert Path("taken").read_text() == "mine"
+
+
+def test_a_folder_in_the_place_of_a_file(run, houses):
+    assert run("train", houses, "-t", "price", *FAST, "--out", "m")[0] == 0
+    Path("m/metrics.json").unlink()
+    Path("m/metrics.json").mkdir()
+    before = {path: path.read_bytes() for path in Path("m").iterdir() if path.is_file()}
+    status, _, err = run("train", houses, "-t", "price", *FAST, "--seed", 5, "--out", "m", "--overwrite")
+    assert status == 1 and "m/metrics.json: expected a file or none, got a directory" in err
+    assert {path: path.read_bytes() for path in Path("m").iterdir() if path.is_file()} == before
+
+
+def test_what_a_command_reads_is_not_written_over(run, houses):
+    assert run("train", houses, "-t", "price", *FAST, "--out", "m")[0] == 0
+    model = Path("m/model.safetensors")
+    for path, command in (
+        (model, ("export", "m", "--to", "onnx", "--out", model)),
+        (model, ("predict", model, houses, "--out", model, "--format", "csv")),
+        (houses, ("predict", "m", houses, "--out", f"./{houses}")),
+    ):
+        old = path.read_bytes()
+        status, _, err = run(*command)
+        assert status == 1 and "expected another file than the command reads" in err and path.read_bytes() == old
+
+
+def test_a_dollar_in_the_name_of_a_file(run, houses):
+    houses.rename("p$^$.csv")
+    assert run("train", "p$^$.csv", "-t", "price", *FAST, "--out", "m")[0] == 0
+    assert Path("m/learning_curve.png").exists()
 
 
 def test_full_disk_keeps_the_old_model(run, houses, monkeypatch):
@@ -510,6 +546,9 @@ def test_a_column_name_with_a_comma(run):
     path = write_csv("comma.csv", [["a,b", "x", "y"], *([i, i * 2, i * 3] for i in range(60))])
     assert run("train", path, "-t", "y", "--ignore", "a,b", *FAST, "--out", "m")[0] == 0
     assert cli_model("m").encoder.feature_names == ("x",)
+    codes = write_csv("codes.csv", [["a,b", "x", "y"], *([f"00{i % 4}", i, i % 4] for i in range(200))])
+    assert run("train", codes, "-t", "y", "--category", "a,b", *FAST, "--out", "c")[0] == 0
+    assert set(cli_model("c").encoder.feature_names) >= {"a,b=000", "a,b=001", "a,b=002", "a,b=003"}
 
 
 def test_explain_prints_the_numbers_of_a_row(run, houses):

@@ -656,6 +656,20 @@ def test_weights_for_pytorch_and_back():
     np.testing.assert_allclose(half.predict(X), theirs, atol=1e-6)
 
 
+def test_state_in_another_order():
+    """A file of safetensors has its parts in the order of their names as text: 10 before 2."""
+    layers = [cr.Dense(4, "tanh") for _ in range(7)]
+    net, other = cr.Network(4, layers, seed=1), cr.Network(4, layers, seed=2)
+    by_text = dict(sorted(state_dict(net).items()))
+    assert list(by_text)[2] == "10.bias"
+    np.testing.assert_array_equal(from_state_dict(other, by_text).theta, net.theta)
+    body = {f"body.{name}": part for name, part in by_text.items() if name.split(".")[0] != "0"}
+    with pytest.raises(ParameterError, match=r"expected the layers in their order, got 'body\.10\.bias'"):
+        from_state_dict(other, {"head.weight": by_text["0.weight"], "head.bias": by_text["0.bias"]} | body)
+    with pytest.raises(ParameterError, match="unknown name 0"):
+        from_state_dict(other, {0: 1.0})
+
+
 def test_state_that_does_not_fit():
     net = cr.Network(2, [cr.Dense(3, "tanh"), cr.Dense(1, bias=False)])
     before, good = net.theta.copy(), state_dict(net)

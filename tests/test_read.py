@@ -34,6 +34,16 @@ def test_delimiter_is_found_and_quotes_are_respected(tmp_path: Path, delimiter: 
 
 def test_decimal_comma_after_semicolons(tmp_path: Path) -> None:
     assert read_table(file(tmp_path, "a;b\n1,5;x\n2,25;y\n")).to_pydict() == {"a": [1.5, 2.25], "b": ["x", "y"]}
+    late = read_table(file(tmp_path, "a;b\n" + "1;x\n" * 300 + "3,5;y\n"))
+    assert late.column("a").to_pylist() == [1.0] * 300 + [3.5]
+    codes = read_table(file(tmp_path, 'a;b\n0.5;"1,2"\n1.25;x\n'))
+    assert codes.to_pydict() == {"a": [0.5, 1.25], "b": ["1,2", "x"]}
+    assert read_table(file(tmp_path, "a;b\n1,5;0.5\n2;1.25\n")).to_pydict() == {"a": [1.5, 2.0], "b": [0.5, 1.25]}
+    assert read_table(file(tmp_path, "a;b\n1,5;2,5\n"), text=["b"]).to_pydict() == {"a": [1.5], "b": ["2,5"]}
+    with pytest.raises(
+        DataError, match=r"expected decimal commas in all columns, got points in the column 'b', which may"
+    ):
+        read_table(file(tmp_path, "a;b\n1,5;1.234\n2;2.5\n"))
     assert read_table(file(tmp_path, "a;b\n1.5;x\n2.25;y\n")).column("a").to_pylist() == [1.5, 2.25]
 
 

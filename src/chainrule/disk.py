@@ -13,11 +13,14 @@ from .errors import OutputError
 
 
 def replace_all(files: Mapping[Path, bytes]) -> None:
-    """Write several files so that either all of them are replaced or none: all are on disk before the first moves.
+    """Write several files, all of which are on disk before the first is moved to its place.
 
     Raises:
-        OutputError: as `replacing`.
+        OutputError: as `replacing`, or there is a directory in the place of a file; then none is replaced.
     """
+    for path in files:
+        if path.is_dir():
+            raise OutputError(f"{path}: expected a file or none, got a directory. Nothing was changed.")
     with contextlib.ExitStack() as stack:
         for path, content in files.items():
             stream = stack.enter_context(replacing(path))

@@ -82,7 +82,7 @@ def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel("cost", color=INK)
-    axes.set_title(title, color=INK, loc="left")
+    axes.set_title(title, color=INK, loc="left", parse_math=False)  # the name of a file may hold a $
     _plain(axes)
     axes.legend(frameon=False)
     return figure
@@ -111,5 +111,5 @@ def surface(network: Network, title: str = "", grid: int = 20) -> Figure:
         axes.set_ylabel("x₂", color=INK)
     figure.colorbar(levels, ax=contour, label="ŷ")
     if title:
-        figure.suptitle(title, color=INK)
+        figure.suptitle(title, color=INK, parse_math=False)
     return figure

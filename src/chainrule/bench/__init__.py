@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..arrays import check_count
 from ..errors import ParameterError, unknown_name
 from .measure import Times, apart, import_seconds, machine, peak, thaw, times
 from .page import page
-from .peers import TRAINERS
+from .peers import BEST_SKLEARN, TABLES, TRAINERS
 from .problems import ACTIVATIONS, GROWTH, INFERENCE, JACOBIANS, PER_SAMPLE, TRAINING, Problem
 
 __all__ = ["MAIN", "SECTIONS", "page", "run"]
@@ -80,7 +81,7 @@ def run(
         what `page` draws: sections (title → list of `Times`), labels, machine, imports, memory.
 
     Raises:
-        ParameterError: an unknown section, or threads below 1.
+        ParameterError: an unknown section or contender, or threads or turns below 1.
     """
     threads = list(threads)
     for title in sections:
@@ -88,6 +89,11 @@ def run(
             raise unknown_name("bench", title, SECTIONS)
     if not threads or min(threads) < 1:
         raise ParameterError(f"bench: expected threads of at least 1, got {threads}.")
+    check_count("bench", "turns", repetitions)
+    known = dict.fromkeys([*(name for table in TABLES.values() for name in table), BEST_SKLEARN])
+    for name in only or ():
+        if name not in known:
+            raise unknown_name("bench, only", name, known)
     found: dict[str, list[Times]] = {title: [] for title in sections}
     about = apart(machine, threads=max(threads))
     for title in sections:

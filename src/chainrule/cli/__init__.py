@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -13,6 +14,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without η shows ?
     try:
         typer = require("typer", "cli", "The command line")
         from .app import app
@@ -33,8 +37,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        print(f"error: {error or 'not enough memory'}. Choose another file, or less at once.", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        print(f"error: {error.format_message()} Try chainrule --help.", file=sys.stderr)  # wrong usage
+        if message := error.format_message():
+            print(f"error: {message} Try chainrule --help.", file=sys.stderr)  # wrong usage
         sys.exit(error.exit_code)

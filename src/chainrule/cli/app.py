@@ -33,7 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 DEFAULT = Settings()
-MODEL_FILE = "model.safetensors"
+MODEL_FILE, PICTURE = "model.safetensors", "learning_curve.png"
+FILES = (MODEL_FILE, PICTURE, "metrics.json", "history.jsonl", "settings.toml")  # in the folder of a run
 Source = Annotated[
     str,
     typer.Argument(help="A .csv or .parquet file, or digits, breast_cancer, diabetes, wine, iris.", show_default=False),
@@ -274,6 +275,8 @@ def train(
     categories = _several(category)
     table = read_table(source, categories)
     known = table.column_names
+    if (named := _several(category, known)) != categories:  # a comma in a column's name
+        categories, table = named, read_table(source, named)
     targets = _several(target, known) or [name for name in [bundled_target(source)] if name]
     if not targets:
         raise ParameterError(f"train: expected --target COLUMN for {source}, got none. Name the column to predict.")
@@ -281,7 +284,7 @@ def train(
     given_rows: dict[str, Any] = {
         "test": None if test is None else read_table(test, texts),
         "ignore": _several(ignore, known),
-        "categories": _several(category, known),
+        "categories": categories,
         "weight": weight,
     }
     in_folds: Folds | None = None
@@ -320,7 +323,7 @@ def train(
         used = settings_text(
             settings,
             {"target": targets, "valid": valid, "test": test, "weight": weight, "ignore": _several(ignore, known)}
-            | {"category": _several(category, known)},
+            | {"category": categories},
         )
         _write(folder, model, runs, result, used)
     except BaseException:
@@ -362,6 +365,7 @@ def predict(
     if format not in formats.values():
         raise unknown_name("predict, format", format, ["csv", "parquet", "jsonl"])
     loaded = load(_model_file(model))
+    _spare(out, source, _model_file(model))
     table = pa.table(loaded.predict(read_table(source, loaded.text_names)))
     write_table(table, sys.stdout.buffer if out is None else out, format)  # type: ignore[arg-type]
     if out is not None:
@@ -437,6 +441,7 @@ def export(
 
     if to not in ("onnx", "python"):
         raise unknown_name("export, to", to, ["onnx", "python"])
+    _spare(out, _model_file(model))
     loaded = load(_model_file(model))
     if to == "onnx":
         to_onnx(loaded, out)
@@ -486,10 +491,14 @@ def bench(
     """Measure speed beside scikit-learn, PyTorch, JAX, Keras and onnxruntime, in turn, on this machine."""
     from ..bench import MAIN, SECTIONS, page, run
 
+    if out is not None:
+        with replacing(out.with_name(f".{out.name}.check")):  # before the measurements
+            pass
+        out.with_name(f".{out.name}.check").unlink()
     sections = list(SECTIONS) if section == ["all"] else _several(section) or list(MAIN)
     results = run(
         sections,
-        _sizes(threads),
+        _threads(threads),
         turns,
         only or None,
         costs,
@@ -501,6 +510,13 @@ def bench(
         return
     with replacing(out) as stream:
         stream.write(text.encode())
+
+
+def _threads(given: str) -> list[int]:
+    try:
+        return [int(count) for count in given.split(",")]
+    except ValueError:
+        raise ParameterError(f"bench, threads: expected numbers such as 1,2, got {given!r}.") from None
 
 
 @app.command()
@@ -559,6 +575,12 @@ def _sizes(hidden: str) -> tuple[int, ...]:
         raise ParameterError(f"train, hidden: expected sizes such as 64,64, got {hidden!r}.") from None
 
 
+def _spare(out: Path | None, *inputs: str | Path) -> None:
+    """Raise OutputError where a command would write over what it reads."""
+    if out is not None and out.exists() and any(Path(file).exists() and out.samefile(file) for file in inputs):
+        raise OutputError(f"{out}: expected another file than the command reads. Choose another --out.")
+
+
 def _model_file(model: Path) -> Path:
     return model / MODEL_FILE if model.is_dir() else model
 
@@ -586,6 +608,9 @@ def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[P
             out = Path(f"{name}-{number}")
     elif (out / MODEL_FILE).exists() and not overwrite:
         raise OutputError(f"{out}: holds a model already. Choose another --out, or pass --overwrite to replace it.")
+    for name in FILES:
+        if (out / name).is_dir():
+            raise OutputError(f"{out / name}: expected a file or none, got a directory. Choose another --out.")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -660,7 +685,7 @@ def _write(
     }
     title = f"Learning curve, {Path(result['source']).name}" + (f", fold 1 of {len(runs)}" if several else "")
     try:
-        content["learning_curve.png"] = plots.png(plots.learning_curve(runs[0], title))
+        content[PICTURE] = plots.png(plots.learning_curve(runs[0], title))
     except MissingExtraError as error:  # matplotlib is an extra: without it there is a model, but no picture
         display.status.print(f"No picture: {error}", markup=False)
     replace_all({folder / name: data for name, data in content.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,14 +57,17 @@ def from_state_dict(network: Network, state: Mapping[str, Any]) -> Network:
     """Give a network the weights of a `torch.nn.Sequential`, or of any state_dict of linear layers in their order.
 
     The dense layers take the parts called "….weight" (outputs, inputs) and "….bias" (outputs,), tensors or arrays, one
-    after another; of a layer with `ntk` W is the weight times √inputs, and scale layers become ones. Returns the network.
+    after another, those numbered in the order of their numbers (a file of safetensors has 10 before 2); of a layer with
+    `ntk` W is the weight times √inputs, and scale layers become ones. Returns the network.
 
     Raises:
-        ParameterError: parts of other layers, another number of linear layers, or a bias where the network has none.
+        ParameterError: parts of other layers, another number of linear layers, a bias where the network has none, or
+            numbers out of order among names of several kinds.
         ShapeError, DataError: other shapes, or not finite numbers; nothing is changed then.
     """
     given: dict[str, dict[str, Array]] = {}
-    for name, value in state.items():
+    for name in _in_order(state):
+        value = state[name]
         where, _, part = name.rpartition(".")
         if part not in ("weight", "bias"):
             raise unknown_name("from_state_dict: part", name, ["0.weight", "0.bias", "2.weight", "…"])
@@ -93,6 +97,30 @@ def from_state_dict(network: Network, state: Mapping[str, Any]) -> Network:
         if p.W is not None:
             network.set(number, W=p.W, b=p.b)
     return network
+
+
+def _in_order(state: Mapping[str, Any]) -> list[str]:
+    """The names of a state_dict in the order of the layers."""
+    names = list(state)
+    for name in names:
+        if not isinstance(name, str):
+            raise unknown_name("from_state_dict: part", name, ["0.weight", "0.bias", "2.weight", "…"])
+
+    def numbers(name: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", name.rpartition(".")[0])]
+
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"\d+", "#", name.rpartition(".")[0]), []).append(name)
+    if len(kinds) == 1:
+        return sorted(names, key=numbers)
+    for alike in kinds.values():
+        if alike != sorted(alike, key=numbers):
+            raise ParameterError(
+                f"from_state_dict: expected the layers in their order, got {', '.join(map(repr, alike))}. "
+                "Pass the state_dict of the model itself, or its items in the order of the layers."
+            )
+    return names
 
 
 def _layers(network: Network) -> list[tuple[Any, Parameters]]:

@@ -30,7 +30,7 @@ IDENTIFIER_ROWS = 20  # from this many rows on, text with under two rows per val
 LARGEST = 1e150  # the square of a larger number may be infinite
 WHOLE = 2.0**63  # below it whole numbers are written without an exponent
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-GROUPED = r"^\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*$"  # 1,234.5
+GROUPED = r"^\s*[+-]?\d{1,3}((,\d{3})+(\.\d*)?|(\.\d{3})+,\d*)\s*$"  # 1,234.5 and 1.234,5
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
 DAY = 86_400_000  # milliseconds

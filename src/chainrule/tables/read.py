@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import collections
 import csv
-import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,6 +23,7 @@ TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 PARQUET_ENDINGS = (".parquet", ".pq")
 GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
 DELIMITERS = ",;\t|"
+DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?([eE][+-]?\d+)?\s*$"
 
 Format = Literal["csv", "parquet", "jsonl"]
 
@@ -31,8 +31,8 @@ Format = Literal["csv", "parquet", "jsonl"]
 def read_table(source: str | os.PathLike[str], text: Collection[str] = ()) -> pa.Table:
     """The table in a .csv, .tsv, .txt, .parquet or .pq file, or a data set that scikit-learn bundles.
 
-    The delimiter of a text file (comma, semicolon, tab or |) is found from its header; after semicolons 1,5 is
-    one and a half. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
+    The delimiter of a text file (comma, semicolon, tab or |) is found from its header. Between semicolons 1,5 is one and
+    a half, if a whole column reads like that. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
     interpreted, so that 007 stays 007. Spaces around column names are dropped.
 
     Raises:
@@ -152,24 +152,31 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
             delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
             file.seek(0)
             records = (row for row in csv.reader(file, delimiter=delimiter) if row)
-            header, sample = next(records, []), list(itertools.islice(records, 100))
+            header, rows = next(records, []), next(records, None) is not None
         if not header:
             raise DataError(f"Reading {path}: expected a table, got only empty lines.")
         names = [name.strip() for name in header]
         check_names(path, names)
-        if not sample:
+        if not rows:
             raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
-        comma = delimiter == ";" and any(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", field) for row in sample for field in row)
-        table = arrow.read_csv(
-            path,
-            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow.ConvertOptions(
-                null_values=[*GAPS, *(" " + gap for gap in GAPS)],
-                strings_can_be_null=True,
-                decimal_point="," if comma else ".",
-                column_types={raw: pa.string() for raw, name in zip(header, names, strict=True) if name in text},
-            ),
-        )
+
+        def parsed(decimal_point: str) -> Any:
+            return arrow.read_csv(
+                path,
+                parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                convert_options=arrow.ConvertOptions(
+                    null_values=[*GAPS, *(" " + gap for gap in GAPS)],
+                    strings_can_be_null=True,
+                    decimal_point=decimal_point,
+                    column_types={raw: pa.string() for raw, name in zip(header, names, strict=True) if name in text},
+                ),
+            )
+
+        table = parsed(".")
+        if delimiter == ";":
+            table = _with_commas(
+                path, table, parsed, [raw for raw, name in zip(header, names, strict=True) if name in text]
+            )
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         _check_encoding(path)
         if isinstance(error, pa.ArrowInvalid):
@@ -181,6 +188,33 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     if isinstance(last, str) and "\n" in last:  # an open quote may have swallowed the rest of the file
         _check_records(path, delimiter)
     return table.rename_columns(names)
+
+
+def _with_commas(path: Path, table: pa.Table, parsed: Callable[[str], pa.Table], text: Collection[str]) -> pa.Table:
+    """A table whose numbers were read with points; where a column has numbers with commas, as read with commas.
+
+    Raises:
+        DataError: beside such a column there is one of numbers like 1.234, which may be with points or thousands.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def commas(column: pa.ChunkedArray) -> bool:
+        return bool(pc.all(pc.match_substring_regex(column, DECIMAL_COMMA)).as_py())
+
+    texts = [n for n in table.column_names if pa.types.is_string(table.schema.field(n).type) and n not in text]
+    if not any(commas(table.column(name)) for name in texts):
+        return table
+    found = parsed(",")
+    for place, name in enumerate(found.column_names):
+        if pa.types.is_string(found.schema.field(name).type) and pa.types.is_floating(table.schema.field(name).type):
+            if pc.any(pc.match_substring_regex(found.column(name), r"^\s*[+-]?\d{1,3}\.\d{3}\s*$")).as_py():
+                raise DataError(
+                    f"Reading {path}: expected decimal commas in all columns, got points in the column {name.strip()!r}, "
+                    "which may stand for thousands. Write its numbers without them, or with a comma."
+                )
+            found = found.set_column(place, name, table.column(name))
+    return found
 
 
 def check_names(path: Any, names: Sequence[str]) -> None:

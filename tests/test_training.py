@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy import sparse
 
 import chainrule as cr
 import chainrule.training.loop as loop
@@ -646,6 +647,19 @@ BAD = [
     ({"X": [["a"] * 3] * 23}, DataError, "fit: expected X to be a matrix of numbers"),
     ({"X": [[1, 2, 3], [1, 2]]}, DataError, "fit: expected X to be a matrix of numbers"),
     ({"X": X0 + 1j}, DataError, "complex"),
+    ({"X": np.zeros((23, 3), "M8[s]")}, DataError, "got something else (dates or durations)"),
+    ({"X": np.ma.masked_where(X0 > 1, X0)}, DataError, "masked ones. Remove or fill such rows first"),
+    (
+        {"X": sparse.csr_array(X0)},
+        DataError,
+        "expected X to be a matrix of numbers, got a sparse matrix. Pass .toarray()",
+    ),
+    ({"on_epoch": 3}, ParameterError, "fit, on_epoch: expected a function, got 3"),
+    (
+        {"validation": (X0, Y0), "monitor": lambda *given: "low"},
+        ParameterError,
+        "fit, monitor: expected a number from <lambda>, got 'low'",
+    ),
     ({"y": np.where(Y0 == 2, 3, Y0)}, DataError, "expected labels 0 to 2 in y, got 3"),
     ({"sample_weight": np.zeros(23)}, DataError, "some sample weight above 0"),
     ({"validation": X0}, ParameterError, "expected validation as (X, y) or (X, y, weights)"),

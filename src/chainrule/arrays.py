@@ -151,12 +151,15 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
     """
     try:
         given = np.asarray(value)
-        if given.dtype.kind == "c":
-            raise TypeError("complex numbers")
+        if given.dtype.kind in "cmM":
+            raise TypeError("complex numbers" if given.dtype.kind == "c" else "dates or durations")
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise TypeError("masked ones. Remove or fill such rows first")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
             matrix = np.ascontiguousarray(given, dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got something else ({error}).") from None
+        what = "a sparse matrix. Pass .toarray()" if hasattr(value, "toarray") else f"something else ({error})"
+        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got {what}.") from None
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:

@@ -697,6 +697,9 @@ class Network:
             raise ParameterError("fit: expected neither resume nor starts with the optimizer's state, got one of them.")
         if resume is not None and starts > 1:
             raise ParameterError("fit: expected starts=1 with resume, got more. A snapshot belongs to one start.")
+        for name, function in (("on_epoch", on_epoch), ("on_progress", on_progress)):
+            if function is not None and not callable(function):
+                raise ParameterError(f"fit, {name}: expected a function, got {function!r:.40}.")
         if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
             raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
         if keep_every is not None:  # a step is re-created from the data, which the caller may change later

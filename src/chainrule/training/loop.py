@@ -381,8 +381,10 @@ class Training:
             y_hat, row["valid_cost"] = self.evaluate(self.validation)
             score = row["valid_cost"]
             if self.metric is not None:
-                score = self.metric(plan.cost.loss, y_hat, self.validation.y, self.validation.s)
-                row[f"valid_{plan.monitored}"] = score
+                found: Any = self.metric(plan.cost.loss, y_hat, self.validation.y, self.validation.s)
+                if np.ndim(found) or np.asarray(found).dtype.kind not in "biuf":
+                    raise ParameterError(f"fit, monitor: expected a number from {plan.monitored}, got {found!r:.40}.")
+                score = row[f"valid_{plan.monitored}"] = float(found)
         row["seconds"] = total_seconds
         row["rows_per_second"] = self.rows_per_epoch / max(seconds, 1e-9)
         if not np.isfinite(score):

@@ -451,6 +451,13 @@ def test_the_predictor_runs_alone(known, tmp_path):
     assert list(printed[0]) == list(ours) and [int(row["y"]) for row in printed] == ours["y"]
     assert [float(row["y=1"]) for row in printed] == ours["y=1"].tolist()
     predictor, content = loaded(text), data.read_bytes()
+    head, *body = content.splitlines(keepends=True)
+    data.write_bytes(head + b"".join(body) * (100_000 // len(body)))  # more than a pipe holds
+    with subprocess.Popen([sys.executable, str(path), str(data)], stdout=-1, stderr=-1, env={}) as reading:
+        assert reading.stdout is not None and reading.stderr is not None
+        reading.stdout.readline()
+        reading.stdout.close()
+        assert reading.stderr.read() == b""
     for bad, message in [
         (content + b"1;2\r\n", "expected 7 fields at row 61, got 2"),
         (content.replace(b"whole 1", b"number 0", 1), "expected different column names, got 'number 0' more than once"),

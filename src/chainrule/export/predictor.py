@@ -85,7 +85,7 @@ def _head(parts: Exported, body: str) -> str:
         "GAPS": read.GAPS,
         "DELIMITERS": read.DELIMITERS,
     }
-    modules = ("base64", "collections", "csv", "datetime", "difflib", "math", "re", "sys")
+    modules = ("base64", "collections", "csv", "datetime", "difflib", "math", "os", "re", "sys")
     words = set(re.findall(r"\w+", body))
     abstract = [name for name in ("Iterable", "Mapping", "Sequence") if name in words]
     lines = [
@@ -249,8 +249,12 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     lines = csv.writer(sys.stdout, lineterminator="\\n")
-    lines.writerow(table)
-    lines.writerows(zip(*(values.tolist() if isinstance(values, np.ndarray) else values for values in table.values())))
+    columns = [values.tolist() if isinstance(values, np.ndarray) else values for values in table.values()]
+    try:
+        lines.writerows([list(table), *zip(*columns)])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads them has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 The independent sources are the uninterrupted run, the history, counted draws, and the safetensors package.
 """
 
+import copy
+import dataclasses
 import errno
 import json
 import math
 import os
+import pickle
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +32,7 @@ from chainrule.errors import (
     ShapeError,
 )
 from chainrule.training.metrics import error_rate, mae, rmse
-from chainrule.training.schedules import constant
+from chainrule.training.schedules import Schedule, constant
 
 OPTIMIZERS = {
     "sgd": cr.SGD(0.1),
@@ -632,6 +636,151 @@ def test_zeros_are_fine_without_a_hidden_layer_or_in_the_output_layer_alone():
         assert run.history[-1]["train_cost"] < run.history[0]["train_cost"] and net.theta.any()
 
 
+# -- what a review found ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_an_update_that_overflows_leaves_finite_parameters(engine, epochs):
+    X, y = np.ones((4, 1)), np.full((4, 1), 1e10)
+    for settings in ({"optimizer": cr.SGD(1e300)}, {"schedule": Schedule("gone", lambda epoch, epochs: np.nan, "nan")}):
+        net = cr.Network(1, [Dense(1)], seed=1)
+        before = net.theta.copy()
+        with pytest.raises(DivergenceError, match="of the parameters overflows") as caught:
+            net.fit(X, y, epochs=epochs, batch_size=None, engine=engine, **settings)
+        np.testing.assert_array_equal(net.theta, before)
+        assert np.isfinite(caught.value.run.snapshot.theta).all()
+        if engine == "compiled":
+            with pytest.raises(ParameterError, match="fit, resume: expected the settings"):
+                net.fit(X, y, epochs=9, batch_size=None, engine=engine, resume=caught.value.run.snapshot, **settings)
+
+
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+def test_costs_do_not_depend_on_where_a_run_pauses(engine, monkeypatch):
+    X, y = data(37)
+    settings = {"epochs": 3, "batch_size": 5, "sample_weight": np.arange(37) % 3 + 0.1, "engine": engine, "threads": 1}
+    costs = []
+    for seconds in (0.1, 1e-9):
+        monkeypatch.setattr(loop, "BLOCK_SECONDS", seconds)
+        costs.append([row["train_cost"] for row in network().fit(X, y, **settings).history])
+    assert costs[0] == costs[1]
+    part = network().fit(X, y, **settings, max_steps=11)
+    whole = network().fit(X, y, **settings, resume=part.snapshot)
+    assert [row["train_cost"] for row in whole.history] == costs[0]
+
+
+def test_a_run_that_goes_on_with_another_judge_compares_anew():
+    X, y = data(40)
+    Xv, yv = data(15, seed=3)
+    first = network().fit(X, y, epochs=3, validation=(Xv, yv), monitor=lambda loss, y_hat, y, s: -100.0)
+    assert first.best_epoch == 3 and first.best_score == -100
+    for other in ({"monitor": "cost", "validation": (Xv, yv)}, {"monitor": "error_rate", "validation": (X, y)}):
+        run = network().fit(X, y, epochs=20, resume=first.snapshot, **other)
+        key = f"valid_{other['monitor']}"
+        scores = [row[key] for row in run.history[3:]]
+        assert run.best_score == min(scores) and run.best_epoch > 3
+    same = network().fit(X, y, epochs=3, validation=(Xv, yv))
+    whole = network().fit(X, y, epochs=6, validation=(Xv, yv))
+    assert network().fit(X, y, epochs=6, validation=(Xv, yv), resume=same.snapshot).best_score == whole.best_score
+
+
+def test_nobody_writes_into_what_is_not_theirs():
+    X, y = data(20)
+    one_hot, weights = np.eye(3)[y], np.ones(20)
+
+    @dataclass(frozen=True)
+    class InPlace:
+        learning_rate: float = 0.1
+        slots: tuple[str, ...] = ()
+
+        def coefficients(self, t):
+            return ()
+
+        def rule(self, xp, real):
+            def rule(theta, g, eta):
+                theta -= eta * g
+                return (theta,)
+
+            return rule
+
+    with pytest.raises(ValueError, match="read-only"):
+        network().fit(X, y, epochs=1, optimizer=InPlace(), engine="array")
+
+    def clears(loss, y_hat, y, s):
+        y[:] = 0
+        return 1.0
+
+    with pytest.raises(ValueError, match="read-only"):
+        network().fit(X, y, epochs=1, validation=(X, one_hot, weights), monitor=clears)
+    assert one_hot.sum() == 20
+
+    def cost(loss, y_hat, y, s):
+        return -5.0
+
+    row = network().fit(X, y, epochs=1, validation=(X, y), monitor=cost).history[0]
+    assert row["valid_metric"] == -5 and row["valid_cost"] > 0
+    run = network().fit(X, y, epochs=2, on_epoch=lambda row: row.clear())
+    assert len(run.history) == 2 and run.history[0]["train_cost"] > 0
+
+
+def test_rules_whose_coefficients_take_one_count():
+    @dataclass(frozen=True)
+    class Slower:
+        learning_rate: float = 0.1
+        slots: tuple[str, ...] = ()
+
+        def coefficients(self, t):
+            return (1 / math.sqrt(max(t, 3)),)
+
+        def rule(self, xp, real):
+            return lambda theta, g, eta, factor: (theta - eta * factor * g,)
+
+    X, y = data(20)
+    nets = [network() for _ in range(2)]
+    for net, engine in zip(nets, ("array", "compiled"), strict=True):
+        net.fit(X, y, epochs=3, batch_size=5, optimizer=Slower(), engine=engine)
+    np.testing.assert_allclose(nets[0].theta, nets[1].theta, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+def test_a_run_with_snapshots_can_be_copied(engine):
+    X, y = data(20)
+    run = network().fit(X, y, epochs=2, batch_size=5, engine=engine, keep_every=3)
+    for copied in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        np.testing.assert_array_equal(copied.trace(4).dC_dtheta, run.trace(4).dC_dtheta)
+
+
+def test_a_compiled_network_wants_rows_too():
+    net = network()
+    for _ in range(2):
+        with pytest.raises(ShapeError, match="predict: expected X with at least one row"):
+            net.predict(np.empty((0, 3)))
+        net.compile()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"slots": {}}, "was changed"), ({"history": ({"epoch": 1.0},)}, "was changed"), ({"step": -1}, "was changed")],
+)
+def test_snapshots_that_were_changed(change, message):
+    X, y = data(20)
+    snapshot = network().fit(X, y, epochs=2).snapshot
+    with pytest.raises(ParameterError, match=message):
+        network().fit(X, y, epochs=3, resume=dataclasses.replace(snapshot, **change))
+
+
+def test_layers_and_records_that_no_file_could_hold():
+    for make in (
+        lambda: Dense(2, bias=1),
+        lambda: Dense(2, ntk="yes"),
+        lambda: cr.Network(2, [Dense(2, "leaky_relu(1e400)")]),
+    ):
+        with pytest.raises(ParameterError, match="expected"):
+            make()
+    big = cr.Network(2, [Dense(2)], dtype=">f8")
+    assert big.dtype == np.float64 and big.dtype.isnative
+
+
 X0, Y0 = data()
 BAD = [
     ({"X": X0[:, :2]}, ShapeError, "fit: expected X with 3 columns, got 2 (shape (23, 2))"),
@@ -648,12 +797,17 @@ BAD = [
     ({"X": [[1, 2, 3], [1, 2]]}, DataError, "fit: expected X to be a matrix of numbers"),
     ({"X": X0 + 1j}, DataError, "complex"),
     ({"X": np.zeros((23, 3), "M8[s]")}, DataError, "got something else (dates or durations)"),
-    ({"X": np.ma.masked_where(X0 > 1, X0)}, DataError, "masked ones. Remove or fill such rows first"),
+    ({"X": np.ma.masked_where(X0 > 1, X0)}, DataError, "masked numbers. Remove or fill such rows first"),
     (
         {"X": sparse.csr_array(X0)},
         DataError,
         "expected X to be a matrix of numbers, got a sparse matrix. Pass .toarray()",
     ),
+    ({"y": np.ma.masked_equal(Y0, 2)}, DataError, "expected y to be a matrix of numbers, got something else (masked"),
+    ({"sample_weight": np.ma.masked_less(np.ones(23), 2)}, DataError, "masked numbers"),
+    ({"sample_weight": np.ones(23) * 1j}, DataError, "complex numbers"),
+    ({"X": [[10**400, 1, 2]] * 23}, DataError, "expected X to be a matrix of numbers"),
+    ({"keep_every": True}, ParameterError, "expected keep_every to be a whole number"),
     ({"on_epoch": 3}, ParameterError, "fit, on_epoch: expected a function, got 3"),
     (
         {"validation": (X0, Y0), "monitor": lambda *given: "low"},

@@ -107,7 +107,7 @@ def check_dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
         ParameterError: any other type.
     """
     try:
-        resolved = np.dtype(dtype)
+        resolved = np.dtype(dtype).newbyteorder("=")
     except TypeError:
         resolved = None
     if resolved is None or resolved.name not in DTYPES:
@@ -142,6 +142,25 @@ def check_count(where: str, name: str, value: object) -> None:
         raise ParameterError(f"{where}: expected {name} to be a whole number of at least 1, got {value!r}.")
 
 
+def read_array(where: str, name: str, value: npt.ArrayLike) -> Array:
+    """What NumPy makes of a value, where that loses nothing.
+
+    Raises:
+        DataError: complex numbers, dates, masked or sparse ones, or rows of different lengths.
+    """
+    sparse = hasattr(value, "toarray")
+    try:
+        if sparse or (isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)):
+            raise TypeError("masked numbers. Remove or fill such rows first")
+        array = np.asarray(value)
+        if array.dtype.kind in "cmM":
+            raise TypeError("complex numbers" if array.dtype.kind == "c" else "dates or durations")
+    except (TypeError, ValueError, OverflowError) as error:
+        what = "a sparse matrix. Pass .toarray()" if sparse else f"something else ({error})"
+        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got {what}.") from None
+    return array
+
+
 def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | None, dtype: np.dtype[Any]) -> Array:
     """A finite C-ordered (N, columns) matrix of `dtype`; one dimension counts as one column.
 
@@ -149,17 +168,12 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
         ShapeError: not a matrix, no rows, or another number of columns.
         DataError: not numbers, or not finite (the first bad row and column are named).
     """
+    given = read_array(where, name, value)
     try:
-        given = np.asarray(value)
-        if given.dtype.kind in "cmM":
-            raise TypeError("complex numbers" if given.dtype.kind == "c" else "dates or durations")
-        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-            raise TypeError("masked ones. Remove or fill such rows first")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
             matrix = np.ascontiguousarray(given, dtype=dtype)
-    except (TypeError, ValueError) as error:
-        what = "a sparse matrix. Pass .toarray()" if hasattr(value, "toarray") else f"something else ({error})"
-        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got {what}.") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: expected {name} to be a matrix of numbers, got something else ({error}).") from None
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:
@@ -192,9 +206,10 @@ def check_weights(where: str, value: npt.ArrayLike | None, rows: int) -> Array:
     """
     if value is None:
         return np.ones(rows)
+    given = read_array(where, "sample weights", value)
     try:
-        weights = np.ascontiguousarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        weights = np.ascontiguousarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: expected sample weights to be numbers, got something else.") from None
     if weights.shape != (rows,):
         raise ShapeError(f"{where}: expected {rows} sample weights, one per row, got shape {weights.shape}.")

@@ -184,6 +184,7 @@ class _Counters:
     best_score: float
     reference: float
     stale: int
+    judge: str
     seconds: float
     history: tuple[dict[str, float], ...]
 

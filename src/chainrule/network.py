@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
-from .arrays import Array, check_dtype, check_matrix, check_weights
+from .arrays import Array, check_count, check_dtype, check_matrix, check_weights, read_array
 from .core.architecture import Architecture, Values, chain, forward, predict
 from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
@@ -155,7 +155,8 @@ class Run:
         if parameter is None:
             raise ParameterError(f"Run.update: expected a layer with {what}, got {t.architecture.describe(layer)}.")
         inside = len(place) == parameter.ndim and all(
-            isinstance(k, int | np.integer) and 0 <= k < n for k, n in zip(place, parameter.shape, strict=True)
+            isinstance(k, int | np.integer) and not isinstance(k, bool) and 0 <= k < n
+            for k, n in zip(place, parameter.shape, strict=True)
         )
         if not inside:
             raise ParameterError(
@@ -169,6 +170,10 @@ class Run:
         now = past.step(before.step)
         slots = tuple(before.slots.values())
         clipped = clip(t.dC_dtheta, past.plan.clip_norm)
+        if not hasattr(past.plan.optimizer, "parts"):
+            raise ParameterError(
+                f"Run.update: expected an optimizer with a method `parts`, as Adam has, got {past.plan.optimizer!r}."
+            )
         parts = past.plan.optimizer.parts(before.theta, clipped, past.learning_rates(now), slots, before.step + 1)
         with np.errstate(all="ignore"):
             past.advance(before.step + 1)
@@ -277,7 +282,7 @@ class Network:
             if value is None:
                 continue
             shape = self._part(layer, name).shape  # type: ignore[arg-type]
-            given = np.asarray(value)
+            given = read_array("Network.set", name, value)
             if given.shape != shape:
                 raise ShapeError(
                     f"Network.set, {self.architecture.describe(layer)}: expected {name} of shape {shape}, "
@@ -609,7 +614,8 @@ class Network:
             epochs … max_steps: see `Plan`.
             starts: random starts, of which the best is kept: the present parameters, and `starts` − 1 new ones.
             seed: of shuffles and dropout; that of the network by default.
-            resume: continue from this snapshot; data and settings must be those of its run.
+            resume: continue from this snapshot; data and settings must be those of its run. With another monitor or other
+                validation rows epochs are compared anew.
             keep_every: keep a snapshot before every so many steps, for `Run.trace` and `Run.update`.
             engine: "array", "compiled", or "auto", which compiles where training would take seconds; what cannot be
                 compiled runs on the array engine, and a message says so.
@@ -619,7 +625,7 @@ class Network:
         Raises:
             ParameterError, ShapeError, DataError: something does not fit; nothing has been changed.
             DivergenceError: a number is not finite. The network keeps the best epoch so far, or the last finite
-                step, and `error.run` holds the run.
+                step (or what it had before, where an update of the compiled engine overflows), and `error.run` holds the run.
         """
         plan = Plan(
             cost=make_cost(
@@ -689,8 +695,7 @@ class Network:
             held_out = self._data("fit, validation", plan.cost, *validation, *([None] * (3 - len(validation))))
         if plan.monitor != "cost" and held_out is None:
             raise ParameterError(f"fit: expected a validation set with monitor={plan.monitor!r}, got none.")
-        if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
-            raise ParameterError(f"fit: expected starts to be a whole number of at least 1, got {starts!r}.")
+        check_count("fit", "starts", starts)
         if resume is not None and not isinstance(resume, Snapshot):
             raise ParameterError(f"fit, resume: expected a snapshot such as run.snapshot, got {resume!r}.")
         if state is not None and (resume is not None or starts > 1):
@@ -700,9 +705,10 @@ class Network:
         for name, function in (("on_epoch", on_epoch), ("on_progress", on_progress)):
             if function is not None and not callable(function):
                 raise ParameterError(f"fit, {name}: expected a function, got {function!r:.40}.")
-        if keep_every is not None and (not isinstance(keep_every, int) or keep_every < 1):
-            raise ParameterError(f"fit: expected keep_every to be a whole number of at least 1, got {keep_every!r}.")
-        if keep_every is not None:  # a step is re-created from the data, which the caller may change later
+        if keep_every is not None:
+            check_count(
+                "fit", "keep_every", keep_every
+            )  # a step is re-created from the data, which the caller may change later
             data = Data(*(np.array(part) for part in data))
         B, steps = plan.rows_per_step(len(data.X)), plan.steps(len(data.X))
         wanted = resume.engine if resume is not None and plan.engine == "auto" else plan.engine
@@ -774,6 +780,7 @@ class Network:
             NotCompiledError: the compiled engine cannot run them.
         """
         trainings = []
+        judge = plan.judge(held_out)
         earlier = self._predictor if engine == "compiled" else None
         predictor = earlier if earlier is not None and earlier.threads == threads else None
         records = plan.cost.loss, plan.cost.aggregate, type(plan.optimizer)
@@ -786,9 +793,15 @@ class Network:
                     self._check_start(theta)
                     snapshot = first_snapshot(identity, k, theta, own_plan.optimizer, state)
                 else:
-                    snapshot = own(self._checked(resume, identity))
+                    theta = resume.theta
+                    snapshot = own(self._checked(resume, own_plan, identity))
+                    if snapshot.judge != judge:
+                        snapshot = replace(
+                            snapshot, best_theta=None, best_epoch=0, best_score=np.inf, reference=np.inf, stale=0
+                        )
+                snapshot = replace(snapshot, judge=judge)
                 parts = (self.architecture, data, held_out, own_plan, snapshot, engine, threads)
-                training = Training(*parts, predictor=predictor, keep_every=keep_every)
+                training = Training(*parts, predictor=predictor, keep_every=keep_every, begun=theta)
                 if training.compiled is not None:
                     predictor = training.compiled.predictor
                 trainings.append(training)
@@ -806,7 +819,7 @@ class Network:
         computed = "" if engine == "array" else f", engine=compiled on {threads}"
         return f"{plan.identity(len(data.X))}, network=[{network}], data={checksum(data):08x}{computed}"
 
-    def _checked(self, snapshot: Snapshot, identity: str) -> Snapshot:
+    def _checked(self, snapshot: Snapshot, plan: Plan, identity: str) -> Snapshot:
         if snapshot.theta.shape != (self.P,) or snapshot.theta.dtype != self.dtype:
             raise ShapeError(
                 f"fit, resume: expected a snapshot of {self.P} parameters in {self.dtype}, "
@@ -817,6 +830,15 @@ class Network:
                 f"fit, resume: expected the settings, network and data of the run, {snapshot.identity}; got {identity}. "
                 "Continue with the same ones."
             )
+        slots = [snapshot.slots.get(name, np.empty(0)) for name in plan.optimizer.slots]
+        keys = {"epoch", "step", "train_cost", "learning_rate"}
+        if (
+            set(snapshot.slots) != set(plan.optimizer.slots)
+            or not all(slot.shape == (self.P,) and slot.dtype == self.dtype for slot in slots)
+            or not all(keys <= row.keys() for row in snapshot.history)
+            or snapshot.step < 0
+        ):
+            raise ParameterError("fit, resume: expected a snapshot as a run left it, got one that was changed.")
         return snapshot
 
     # -- files and text -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 
 from ..arrays import Array, check_count, check_number
-from ..errors import ShapeError
+from ..errors import ParameterError, ShapeError
 from ..formulas.activations import Activation, find_activation, identity
 from ..formulas.initializers import Initializer, default_initializer, find_initializer
 
@@ -101,6 +101,9 @@ class Dense:
 
     def __post_init__(self) -> None:
         check_count("Dense", "units", self.units)
+        for name in ("bias", "ntk"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(f"Dense: expected {name} to be True or False, got {getattr(self, name)!r}.")
         if self.inputs is not None:
             check_count("Dense", "inputs", self.inputs)
         for factor in (self.learning_rate_factor, self.bias_learning_rate_factor):

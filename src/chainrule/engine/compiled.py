@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -151,6 +151,7 @@ class Predictor:
             and X.dtype == self.dtype
             and X.ndim == 2
             and X.shape[1] == self.inputs
+            and X.shape[0] > 0
             and X.flags.carray
         )
 
@@ -284,7 +285,7 @@ class Trainer:
         looked_at = B * (sum(architecture.sizes[1:]) + sum(architecture.sizes[1:-1]))  # δ and a
         run[kernel.MEASURED] = settings.clip_norm is not None or looked_at >= architecture.P
 
-        numbers = self.settings = np.zeros(9)
+        numbers = self.settings = np.zeros(10)
         numbers[kernel.MEAN_WEIGHT] = mean_weight
         numbers[kernel.L1], numbers[kernel.L2] = cost.penalty.l1, cost.penalty.l2
         numbers[kernel.CLIP] = settings.clip_norm or np.inf
@@ -317,17 +318,25 @@ class Trainer:
         self.steps(np.zeros(0, dtype), [], 0, 0, np.zeros(0, np.int64), np.zeros(0))  # no step, but all compiled
 
     def steps(
-        self, theta: Array, slots: Sequence[Array], step: int, place: int, order: Array, rates: Array
+        self,
+        theta: Array,
+        slots: Sequence[Array],
+        step: int,
+        place: int,
+        order: Array,
+        rates: Array,
+        cost_sum: float = 0.0,
     ) -> tuple[int, float]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
 
-        θ and the slots, (P,) each, are changed. Returns how many steps were made, and their part of the epoch's cost; fewer
-        than asked if the next has a gradient that is not finite, or too large to be sure of.
+        θ and the slots, (P,) each, are changed. Returns how many steps were made, and `cost_sum`, the cost of the epoch so
+        far, with theirs; fewer than asked if the next has a gradient that is not finite, or too large to be sure of.
         """
         coefficients = np.empty((len(rates), kernel.COEFFICIENTS))
         counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
-        for j, values in enumerate(self.optimizer.coefficients(counts)):  # type: ignore[arg-type]
+        for j, values in enumerate(self.coefficients(counts)):
             coefficients[:, j] = values
+        self.settings[kernel.COST_SO_FAR] = cost_sum
         run = self.run
         run[kernel.THETA], run[kernel.ORDER] = theta.ctypes.data, order.ctypes.data
         for k, slot in enumerate(slots):
@@ -338,6 +347,14 @@ class Trainer:
         results = self.team(lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
         done, cost_sum = results[0]
         return done, cost_sum
+
+    def coefficients(self, counts: Array) -> Iterable[Any]:
+        """Those of the updates number `counts`, each as an array or as one number for all; a rule that only takes one
+        count is asked for each."""
+        try:
+            return self.optimizer.coefficients(counts)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return np.array([self.optimizer.coefficients(int(t)) for t in counts]).T
 
 
 def aggregate_address(phi: Aggregator) -> int:

@@ -60,7 +60,7 @@ BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, MEASURED, AT_TURNED = range(28
 SLOTS = 35  # addresses of the optimizer's vectors, of which there may be four
 DESCRIPTION = 39  # numbers in that vector
 # Places in the vector of float64 settings.
-MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW = range(9)
+MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW, COST_SO_FAR = range(10)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
 LOSS, WEIGHT, SHARE = range(3)
 # What each thread adds up in a step.
@@ -438,8 +438,8 @@ def train(
 ):
     """An update for each of the rates, from step number `step` on, which is number `place` of its epoch.
 
-    All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the steps'
-    costs, each with its share of the epoch. It ends before an update whose gradient is not finite, or so large that
+    All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the costs of
+    the epoch's steps so far, each with its share. It ends before an update whose gradient is not finite, or so large that
     its squares might not be.
     """
     widest()
@@ -453,7 +453,7 @@ def train(
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
     met = NO
-    done, cost_sum = len(rates), 0.0
+    done, cost_sum = len(rates), settings[COST_SO_FAR]
     for t in range(len(rates)):
         begin = (place + t) * B
         rows = min(B, run[ROWS] - begin)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, check_matrix
+from ..arrays import Array, check_matrix, read_array
 from ..errors import DataError, ParameterError, ShapeError
 from .activations import INFINITY, Activation, exp, identity, sigmoid, softmax
 from .functions import log_sum_exp_of, sigmoid_of, softmax_of
@@ -399,7 +399,7 @@ def check_targets(where: str, loss: Loss, y: Any, outputs: int, dtype: np.dtype[
         ShapeError: not n_L columns.
         DataError: not numbers, not finite, or outside what the loss takes (row and column are named).
     """
-    given = np.asarray(y)
+    given = read_array(where, "y", y)
     if loss.categorical and given.ndim == 1 and outputs > 1:
         return _one_hot(where, given, outputs, dtype)
     matrix = check_matrix(where, "y", given, None, dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -62,6 +63,9 @@ class Record:
             exact = {name: float(value) for name, value in given.items()}
         except OverflowError:
             raise ParameterError(f"{self.name}: expected finite parameters, got one that is too large.") from None
+        for name, number in exact.items():
+            if not math.isfinite(number):
+                raise ParameterError(f"{self.name}: expected {name} to be a finite number, got {number}.")
         changed = replace(self, parameters=tuple((dict(self.parameters) | exact).items()))
         changed.check()
         return changed

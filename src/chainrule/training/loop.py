@@ -21,7 +21,7 @@ from ..arrays import Array, aligned, all_finite, check_count, check_number
 from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
-from ..counter import Purpose, generator, permutation
+from ..counter import Purpose, checksum, generator, permutation
 from ..errors import DivergenceError, NotTrainedError, ParameterError, ShapeError, unknown_name
 from ..formulas.losses import CATALOGUE as LOSSES
 from ..formulas.record import Record
@@ -98,8 +98,18 @@ class Plan:
 
     @property
     def monitored(self) -> str:
-        """The name of what is monitored."""
-        return self.monitor if isinstance(self.monitor, str) else getattr(self.monitor, "__name__", "metric")
+        """The name of what is monitored; a function called cost is a metric, and not the cost."""
+        if isinstance(self.monitor, str):
+            return self.monitor
+        name: str = getattr(self.monitor, "__name__", "metric")
+        return "metric" if name == "cost" else name
+
+    def judge(self, validation: Data | None) -> str:
+        """By what epochs are compared, as text: the monitor and the validation rows."""
+        if validation is None:
+            return "train_cost"
+        function = getattr(self.monitor, "__qualname__", "")
+        return f"{self.monitored} {function}, validation={checksum(validation):08x}"
 
     def rows_per_step(self, rows: int) -> int:
         """B, at most N."""
@@ -154,6 +164,8 @@ class Snapshot:
         history: one row of numbers for every finished epoch.
         best_theta, best_epoch, best_score: of the best epoch so far; epoch 0 where there is none yet.
         reference, stale: the score to beat by more than the tolerance, and the epochs since it was set.
+        judge: by what these epochs were compared; a run that is continued with another monitor or other validation
+            rows begins to compare anew.
         seconds: spent in training so far.
     """
 
@@ -169,6 +181,7 @@ class Snapshot:
     best_score: float = float("inf")
     reference: float = float("inf")
     stale: int = 0
+    judge: str = ""
     seconds: float = 0.0
 
     @property
@@ -214,18 +227,19 @@ def own(snapshot: Snapshot) -> Snapshot:
 
 def read_only(snapshot: Snapshot) -> Snapshot:
     """A snapshot of the same memory in which nobody can write, so that others can have it too."""
-
-    def view(vector: Array) -> Array:
-        result = vector.view()
-        result.flags.writeable = False
-        return result
-
     return replace(
         snapshot,
-        theta=view(snapshot.theta),
-        slots={name: view(slot) for name, slot in snapshot.slots.items()},
-        best_theta=None if snapshot.best_theta is None else view(snapshot.best_theta),
+        theta=frozen(snapshot.theta),
+        slots={name: frozen(slot) for name, slot in snapshot.slots.items()},
+        best_theta=None if snapshot.best_theta is None else frozen(snapshot.best_theta),
     )
+
+
+def frozen(array: Array) -> Array:
+    """The same memory, in which nobody can write."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Step(NamedTuple):
@@ -240,7 +254,8 @@ class Step(NamedTuple):
 class Training:
     """A run under way. `snapshot` is replaced as a whole after every step, so an interrupt never tears it.
 
-    The arrays of the first snapshot are the training's own: compiled steps change them in place.
+    The arrays of the first snapshot are the training's own: compiled steps change them in place. `begun` is θ before it, to
+    which a run goes back whose compiled update overflows.
     """
 
     architecture: Architecture
@@ -253,8 +268,12 @@ class Training:
     predictor: Any = None  # of an earlier training of this network on the compiled engine, with as many threads
     keep_every: int | None = None  # keep the snapshot before every so many steps
     kept: list[Snapshot] = field(default_factory=list)
+    begun: Array | None = None
 
     def __post_init__(self) -> None:
+        self.begun = self.snapshot.theta.copy() if self.begun is None else self.begun
+        if self.validation is not None:  # a monitor gets them, and they may be the caller's own
+            self.validation = Data(*map(frozen, self.validation))
         self.N = len(self.data.X)
         self.steps_per_epoch = self.plan.steps_per_epoch(self.N)
         self.rows_per_epoch = min(self.N, self.steps_per_epoch * self.plan.rows_per_step(self.N))
@@ -265,6 +284,10 @@ class Training:
         self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
         self._order: tuple[int, Array] | None = None
         self.compiled = CompiledSteps(self) if self.engine == "compiled" else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but compiled code, which belongs to one process and is made again where a step is."""
+        return self.__dict__ | {"compiled": None, "predictor": None}
 
     @property
     def unscored(self) -> bool:
@@ -357,7 +380,8 @@ class Training:
             raise DivergenceError(self._first_non_finite(step))
         g = clip(G.theta, plan.clip_norm)
         eta = self.learning_rates(step)
-        theta, *slots = update(plan.optimizer, now.theta, g, eta, tuple(now.slots.values()), now.step + 1)
+        state = tuple(map(frozen, now.slots.values()))
+        theta, *slots = update(plan.optimizer, frozen(now.theta), g, eta, state, now.step + 1)
         if not (all_finite(theta) and all(all_finite(slot) for slot in slots)):
             raise DivergenceError(self._where(now.step, "the update of the parameters overflows"))
         share = len(step.rows) / self.rows_per_epoch
@@ -508,14 +532,28 @@ class CompiledSteps:
         else:
             rates = np.array([training.learning_rate(now.step + k) for k in range(count)])
         begun = time.perf_counter()
-        done, cost_sum = self.trainer.steps(self.theta, self.slots, now.step, place, training.order(epoch), rates)
+        order = training.order(epoch)
+        done, cost_sum = self.trainer.steps(self.theta, self.slots, now.step, place, order, rates, now.cost_sum)
         if done:
             self.pace = (time.perf_counter() - begun) / done
+            if not (all_finite(self.theta) and all(map(all_finite, self.slots))):
+                self._go_back(now, done)
             slots = dict(zip(now.slots, self.slots, strict=True))
-            training.snapshot = replace(
-                now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=now.cost_sum + cost_sum
-            )
+            training.snapshot = replace(now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=cost_sum)
         return done > 0
+
+    def _go_back(self, now: Snapshot, done: int) -> None:
+        """After an update that overflowed: θ as it was before the run, in a snapshot that no run continues.
+
+        Raises:
+            DivergenceError: always.
+        """
+        slots = {name: np.zeros_like(slot) for name, slot in now.slots.items()}
+        identity = now.identity + ", overflown"
+        theta = np.array(self.training.begun)
+        self.training.snapshot = replace(now, theta=theta, slots=slots, identity=identity)
+        which = "the update" if done == 1 else f"one of {done} updates up to this one"
+        raise DivergenceError(self.training._where(now.step + done - 1, f"{which} of the parameters overflows"))
 
     def predict(self, architecture: Architecture, theta: Array, X: Array) -> Values:
         """The last z and ŷ of X."""
@@ -582,7 +620,8 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
     called about ten times a second with the fractional epoch.
 
     Raises:
-        DivergenceError: a number is not finite; `training.snapshot` is the last finite state.
+        DivergenceError: a number is not finite; `training.snapshot` is the last finite state, or θ as it was before the
+            run where a compiled update overflows.
     """
     plan = training.plan
     last_step = plan.steps(training.N)
@@ -595,7 +634,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                     now = time.perf_counter()
                     row = training.finish_epoch(now - epoch_begun, spent + now - begun)
                     epoch_begun = time.perf_counter()
-                    if on_epoch is not None and on_epoch(row):
+                    if on_epoch is not None and on_epoch(dict(row)):
                         return "callback"
                 if plan.patience is not None and training.snapshot.stale >= plan.patience:
                     return "patience"

@@ -61,7 +61,8 @@ def _parts(parts: Exported) -> list[str]:
     """What the file holds, top to bottom."""
     table = parts.encoder is not None
     body = [
-        *map(source, (errors.ChainRuleError, errors.DataError, errors.ShapeError, arrays.check_matrix)),
+        *map(source, (errors.ChainRuleError, errors.DataError, errors.ShapeError)),
+        *map(source, (arrays.read_array, arrays.check_matrix)),
         *(_before(parts.encoder) if parts.encoder else []),
         *_network(parts),
         *_after(parts),

@@ -492,9 +492,7 @@ def bench(
     from ..bench import MAIN, SECTIONS, page, run
 
     if out is not None:
-        with replacing(out.with_name(f".{out.name}.check")):  # before the measurements
-            pass
-        out.with_name(f".{out.name}.check").unlink()
+        _prove(out.parent)  # before the measurements
     sections = list(SECTIONS) if section == ["all"] else _several(section) or list(MAIN)
     results = run(
         sections,
@@ -594,6 +592,14 @@ def _network_of(model: Path, fold: int) -> TableModel:
     return member_of(loaded, fold - 1)
 
 
+def _prove(folder: Path) -> None:
+    """Raise OutputError or OSError where a folder cannot be written to."""
+    check = folder / ".chainrule-check"
+    with replacing(check):
+        pass
+    check.unlink()
+
+
 def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[Path]]:
     """The output folder, made and proven writable before any training, and the folders that were made for it.
 
@@ -614,10 +620,7 @@ def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[P
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        check = out / ".chainrule-check"
-        with replacing(check) as stream:
-            stream.write(b"")
-        check.unlink()
+        _prove(out)
     except OSError as error:
         _release(made)
         reason = error.strerror or "not writable"

@@ -160,6 +160,8 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
         if not rows:
             raise DataError(f"Reading {path}: expected rows of data, got only the column names.")
 
+        uninterpreted = [raw for raw, name in zip(header, names, strict=True) if name in text]
+
         def parsed(decimal_point: str) -> Any:
             return arrow.read_csv(
                 path,
@@ -168,15 +170,13 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
                     null_values=[*GAPS, *(" " + gap for gap in GAPS)],
                     strings_can_be_null=True,
                     decimal_point=decimal_point,
-                    column_types={raw: pa.string() for raw, name in zip(header, names, strict=True) if name in text},
+                    column_types=dict.fromkeys(uninterpreted, pa.string()),
                 ),
             )
 
         table = parsed(".")
         if delimiter == ";":
-            table = _with_commas(
-                path, table, parsed, [raw for raw, name in zip(header, names, strict=True) if name in text]
-            )
+            table = _with_commas(path, table, parsed, uninterpreted)
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         _check_encoding(path)
         if isinstance(error, pa.ArrowInvalid):

@@ -706,9 +706,8 @@ class Network:
             if function is not None and not callable(function):
                 raise ParameterError(f"fit, {name}: expected a function, got {function!r:.40}.")
         if keep_every is not None:
-            check_count(
-                "fit", "keep_every", keep_every
-            )  # a step is re-created from the data, which the caller may change later
+            check_count("fit", "keep_every", keep_every)
+            # A step is re-created from the data, which the caller may change later.
             data = Data(*(np.array(part) for part in data))
         B, steps = plan.rows_per_step(len(data.X)), plan.steps(len(data.X))
         wanted = resume.engine if resume is not None and plan.engine == "auto" else plan.engine

@@ -3,7 +3,7 @@
 A tile of C, a few rows by a few vectors of columns, stays in the processor's registers while its sums grow: in each
 turn it takes a row of B in vectors and one number from each row of A. B is first copied into a panel as wide as a tile,
 so that it comes from fast memory in the order of its use; the copy turns B where the product needs Bᵀ, and picks rows
-of B by number.
+of B by number. A product of few columns, such as the last layer's, is made turned: then its rows fill the vectors.
 
 Every number of C is one sum in the order of k (beyond `DEPTH` terms a sum of such sums), in whatever tile it stands. So
 neither the number of rows nor that of threads changes a digit.
@@ -43,6 +43,7 @@ VECTORS = 4 if REGISTERS == 32 else 2  # vectors in a row of the widest tile
 HEIGHTS = (6, 4, 2, 1)  # rows of tiles: the registers hold the first, a row of B and a number of A
 NEAR = 65536  # bytes over which a matrix may be spread and yet be read where it lies
 PANEL = np.int64(VECTORS * BYTES)  # bytes in a row of a panel, which is as wide as a tile
+SHALLOW = 15  # terms of a sum up to which C is never turned
 STRIP = 256  # bytes in a row of the panels for which a row of A is read once
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -259,6 +260,12 @@ def height_of(rows):
     return 1
 
 
+@inlined
+def better_turned(m, n, k, step):
+    """Whether rows of C would fill vectors of `step` numbers so much better than its columns that it pays to turn it."""
+    return 3 * n * ((m + step - 1) // step) < 2 * m * ((n + step - 1) // step) and SHALLOW < k <= DEPTH
+
+
 def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B_step, C, C_step, scratch):
     """C ← α A B with A (m, k), B (k, n), C (m, n), by rows `step` numbers apart; A or B may lie there turned instead.
 
@@ -267,8 +274,16 @@ def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B
     widest()
     size, step = width(alpha), lanes(alpha)
     A_step, B_step, C_step = A_step * size, B_step * size, C_step * size
+    turns = better_turned(m, n, k, step) and not A_rows and (not B_rows or k * PANEL <= NEAR)
+    if turns:  # Cᵀ = α Bᵀ Aᵀ, of which each strip is turned back
+        if B_rows:
+            picked = scratch + (n + 7) // 8 * 64 + n * STRIP + k * STRIP
+            fill_panel(B, B_rows, 0, B_step, 0, k, 0, n, picked, alpha)
+            B, B_rows, B_step = picked, 0, PANEL
+        m, n, A, A_turned, A_step, B, B_turned, B_step = n, m, B, 1 - B_turned, B_step, A, 1 - A_turned, A_step
     strip, wide = STRIP // size, PANEL // size
-    rows, panels = view(scratch, m, 0), scratch + (m + 7) // 8 * 64
+    rows, of_strip = view(scratch, m, 0), scratch + (m + 7) // 8 * 64
+    panels = of_strip + (m * STRIP if turns else 0)
     upright = panels + min(k, DEPTH) * STRIP
     for first in range(0, k, DEPTH):
         depth = min(DEPTH, k - first)
@@ -288,27 +303,33 @@ def multiply(m, n, k, alpha, A, A_rows, A_turned, A_step, B, B_rows, B_turned, B
                 for q in range(0, here, wide):
                     panel = panels + q // wide * apart
                     fill_panel(B, B_rows, B_turned, B_step, first, depth, j + q, min(wide, here - q), panel, alpha)
+            to, C_i = (of_strip, STRIP) if turns else (C + j * size, C_step)
             i = 0
             while i < m:
                 height = height_of(m - i)
                 for q in range(0, here, wide):
                     columns = min(wide, here - q)
                     vectors = (columns + step - 1) // step
-                    to = C + i * C_step + (j + q) * size
-                    of_A, of_B = scratch + 8 * i, at + q // wide * apart
-                    tile(height, vectors, depth, alpha, of_A, A_p, of_B, B_p, to, C_step, columns, first)
+                    of_A, of_B, of_C = scratch + 8 * i, at + q // wide * apart, to + i * C_i + q * size
+                    tile(height, vectors, depth, alpha, of_A, A_p, of_B, B_p, of_C, C_i, columns, first)
                 i += height
+            if turns:
+                turned(of_strip, STRIP, m, here, C + j * C_step, C_step, alpha)
 
 
 def room(inputs: int, units: int, rows: int, training: bool, itemsize: int) -> int:
     """The bytes of scratch for the products of a layer with so many rows; a gradient's among them if it is training."""
 
-    def of(m: int, k: int, turned: bool) -> int:
+    def of(m: int, n: int, k: int, turned: bool) -> int:
         depth = min(k, DEPTH)
-        return (m + 7) // 8 * 64 + depth * STRIP + (m * (depth * itemsize + 2 * BYTES) if turned else 0)
+        upright = depth * itemsize + 2 * BYTES
+        least = (m + 7) // 8 * 64 + (m * upright if turned else 0)
+        if n * itemsize < 2 * BYTES:  # C may be turned
+            least = max(least, (n + 7) // 8 * 64 + n * STRIP + max(n * upright, min(depth * int(PANEL), NEAR)))
+        return depth * STRIP + least
 
-    forward = of(rows, inputs, False)
-    return max(forward, of(rows, units, False), of(units, rows, True)) if training else forward
+    forward = of(rows, units, inputs, False)
+    return max(forward, of(rows, inputs, units, False), of(units, inputs, rows, True)) if training else forward
 
 
 def c_signature(real: Any) -> Any:

@@ -6,6 +6,7 @@ products                    against OpenBLAS, one thread                  all pr
 the matrix unit             against products in vector registers          training 784-512-512-10, one thread and two
 small products by loops     against tiles for all                         1 000 steps of 2-3-2
 small matrices in place     against panels for all                        predicting 10 000 rows of 20-64-64-2
+few columns turned          against tiles as they are                     training 20-64-64-2, batch 32
 rows read where they lie    against copies of the batch's rows            training 784-128-10, one thread
 small weights transposed    against weights as they are                   predicting 10 000 rows of 20-64-64-2
 sharing by units            against sharing by rows, on two threads       training 20-1024-1024-10, batch 32
@@ -192,6 +193,7 @@ def report(what: str, unit: float, name: str, times: dict[str, float]) -> None:
 CONSTANTS: dict[str, tuple[Any, str, int, Callable[[], Callable[[], None]]]] = {
     "small products": (kernel, "SMALL", 0, lambda: steps((2, 3, 2), 4, 1, 1000)),
     "matrices in place": (own, "NEAR", 0, lambda: predictions(True)),
+    "few columns turned": (own, "SHALLOW", own.DEPTH, lambda: steps((20, 64, 64, 2), 32, 1, 200)),
 }
 
 

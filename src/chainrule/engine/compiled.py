@@ -299,7 +299,7 @@ class Trainer:
         self.optimizer, self.threads, self.one = optimizer, threads, dtype.type(1)
         self.team = team or Team(threads)
         self.parts, self.part_factors = shares(architecture, threads, factors is None)
-        self.sums = np.zeros((threads, 8))
+        self.sums = aligned((threads, LINE // 8), np.float64)  # no two threads write to the same line of a cache
         self.gradient = aligned(architecture.P, dtype)
         memory = {
             kernel.X: data[0],
@@ -309,8 +309,8 @@ class Trainer:
             kernel.WORK: aligned(layout.size, dtype),
             kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
             kernel.ONES: np.ones(B, dtype),
-            kernel.SAMPLES: np.zeros(3 * vectors + 1),
-            kernel.COUNTER: np.zeros(1, np.int64),
+            kernel.SAMPLES: aligned(3 * vectors + 1, np.float64),
+            kernel.COUNTER: aligned(LINE // 8, np.int64),
         }
         self.memory = memory  # kept, as the kernel has only the addresses
         for at, array in memory.items():

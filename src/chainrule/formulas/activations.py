@@ -171,7 +171,7 @@ def _scaled_elu(xp: Any, real: Any, alpha: Any, scale: Any) -> tuple[Function, .
     zero = real(0)
 
     def g(z):
-        return scale * xp.where(z > zero, z, alpha * xp.expm1(xp.minimum(z, zero)))
+        return scale * (xp.maximum(z, zero) + alpha * xp.expm1(xp.minimum(z, zero)))  # one of the two terms is 0
 
     def dg(z, a):
         return xp.where(z > zero, scale, scale * alpha * xp.exp(xp.minimum(z, zero)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -45,6 +46,20 @@ def test_decimal_comma_after_semicolons(tmp_path: Path) -> None:
     ):
         read_table(file(tmp_path, "a;b\n1,5;1.234\n2;2.5\n"))
     assert read_table(file(tmp_path, "a;b\n1.5;x\n2.25;y\n")).column("a").to_pylist() == [1.5, 2.25]
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "T.TSV.GZ"])
+def test_packed_text(tmp_path: Path, name: str) -> None:
+    lines = "\ufeffa\tb\n1\tx, y\n2,5\tz\n" if "TSV" in name else "a;b\n1;x, y\n2,5;z\n"
+    packed = gzip.compress(lines.encode())
+    table = read_table(file(tmp_path, packed, name))
+    assert table.to_pydict() == {"a": ["1", "2,5"] if "TSV" in name else [1, 2.5], "b": ["x, y", "z"]}
+    for damaged in (packed[:-12], packed[:20] + b"\0\0" + packed[22:], b"a;b\n1;2\n"):
+        with pytest.raises(DataError, match=name):
+            read_table(file(tmp_path, damaged, name))
+    broken = gzip.compress(b"a,b\n1,2\n3,4,5\n")
+    with pytest.raises(DataError, match="2 fields in line 3, got 3"):
+        read_table(file(tmp_path, broken, name.replace("TSV", "CSV")))
 
 
 def test_wide_tables(tmp_path: Path) -> None:

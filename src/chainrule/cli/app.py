@@ -37,7 +37,9 @@ MODEL_FILE, PICTURE = "model.safetensors", "learning_curve.png"
 FILES = (MODEL_FILE, PICTURE, "metrics.json", "history.jsonl", "settings.toml")  # in the folder of a run
 Source = Annotated[
     str,
-    typer.Argument(help="A .csv or .parquet file, or digits, breast_cancer, diabetes, wine, iris.", show_default=False),
+    typer.Argument(
+        help="A .csv, .csv.gz or .parquet file, or digits, breast_cancer, diabetes, wine, iris.", show_default=False
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="A folder that train wrote, or its model file.", show_default=False)]
 Data, Net, Training, Output = "Data", "Network", "Training", "Output"
@@ -607,7 +609,7 @@ def _claim(out: Path | None, source: str, overwrite: bool) -> tuple[Path, list[P
         OutputError: it holds a model already, or cannot be written to.
     """
     if out is None:
-        name, number = f"chainrule-{Path(source).stem}", 1
+        name, number = f"chainrule-{Path(Path(source).name.removesuffix('.gz')).stem}", 1
         out = Path(name)
         while out.exists():
             number += 1

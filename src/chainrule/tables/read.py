@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import collections
 import csv
+import gzip
+import io
 import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine", "iris")
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
+PACKED = ".gz"  # after the ending of a text file
 PARQUET_ENDINGS = (".parquet", ".pq")
 GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
 DELIMITERS = ",;\t|"
@@ -29,7 +33,7 @@ Format = Literal["csv", "parquet", "jsonl"]
 
 
 def read_table(source: str | os.PathLike[str], text: Collection[str] = ()) -> pa.Table:
-    """The table in a .csv, .tsv, .txt, .parquet or .pq file, or a data set that scikit-learn bundles.
+    """The table in a .csv, .tsv, .txt (also .csv.gz …), .parquet or .pq file, or a data set that scikit-learn bundles.
 
     The delimiter of a text file (comma, semicolon, tab or |) is found from its header. Between semicolons 1,5 is one and
     a half, if a whole column reads like that. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
@@ -42,22 +46,42 @@ def read_table(source: str | os.PathLike[str], text: Collection[str] = ()) -> pa
     if str(source) in BUNDLED:
         return _read_bundled(str(source))
     path = Path(source)
-    ending = path.suffix.lower()
     if path.is_dir():
         raise DataError(f"Reading {path}: expected a file, got a directory. Name one file in it.")
     if not path.exists():
         raise DataError(f"Reading {path}: there is no such file or bundled data set.{_alternatives(path)}")
-    if ending not in TEXT_ENDINGS + PARQUET_ENDINGS:
+    if not _is_table(path.name):
         known = ", ".join(TEXT_ENDINGS + PARQUET_ENDINGS)
         raise DataError(
-            f"Reading {path}: expected a name ending in {known}, got {ending!r}. Save the table as CSV or Parquet."
+            f"Reading {path}: expected a name ending in {known}, got {path.suffix!r}. Save the table as CSV or Parquet."
         )
     try:
         if path.stat().st_size == 0:
             raise DataError(f"Reading {path}: expected a table, got an empty file.")
-        return _read_text(path, text) if ending in TEXT_ENDINGS else _read_parquet(path)
+        return _read_parquet(path) if path.suffix.lower() in PARQUET_ENDINGS else _read_text(path, text)
     except OSError as error:
         raise DataError(f"Reading {path}: it cannot be read ({error.strerror or error}).") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"Reading {path}: expected a file packed by gzip, got a damaged one ({error}).") from error
+
+
+def _is_table(name: str) -> bool:
+    """Whether a file of this name is read as a table."""
+    return name.lower().endswith(PARQUET_ENDINGS) or name.lower().removesuffix(PACKED).endswith(TEXT_ENDINGS)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == PACKED
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    """The bytes of a text file, unpacked."""
+    return gzip.open(path) if _is_packed(path) else path.open("rb")
+
+
+def _text_of(path: Path) -> IO[str]:
+    """A text file for the csv module."""
+    return io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="")
 
 
 def bundled_target(source: str | os.PathLike[str]) -> str | None:
@@ -114,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 def _alternatives(path: Path) -> str:
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    files = sorted(p.name for p in siblings if p.suffix.lower() in TEXT_ENDINGS + PARQUET_ENDINGS)
+    files = sorted(p.name for p in siblings if _is_table(p.name))
     return did_you_mean(path.name, [*BUNDLED, *files])
 
 
@@ -147,7 +171,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     pa = require("pyarrow", "table", "Reading tables")
     arrow = require("pyarrow.csv", "table", "Reading tables")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _text_of(path) as file:
             first = next((line for line in file if line.strip("\r\n")), "")
             delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
             file.seek(0)
@@ -163,16 +187,17 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
         uninterpreted = [raw for raw, name in zip(header, names, strict=True) if name in text]
 
         def parsed(decimal_point: str) -> Any:
-            return arrow.read_csv(
-                path,
-                parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=arrow.ConvertOptions(
-                    null_values=[*GAPS, *(" " + gap for gap in GAPS)],
-                    strings_can_be_null=True,
-                    decimal_point=decimal_point,
-                    column_types=dict.fromkeys(uninterpreted, pa.string()),
-                ),
-            )
+            with pa.input_stream(path, compression="gzip" if _is_packed(path) else None) as file:
+                return arrow.read_csv(
+                    file,
+                    parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                    convert_options=arrow.ConvertOptions(
+                        null_values=[*GAPS, *(" " + gap for gap in GAPS)],
+                        strings_can_be_null=True,
+                        decimal_point=decimal_point,
+                        column_types=dict.fromkeys(uninterpreted, pa.string()),
+                    ),
+                )
 
         table = parsed(".")
         if delimiter == ";":
@@ -235,7 +260,7 @@ def check_names(path: Any, names: Sequence[str]) -> None:
 
 def _check_encoding(path: Path) -> None:
     """Raises DataError at the first line that is not UTF-8, if there is one."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
@@ -248,7 +273,7 @@ def _check_encoding(path: Path) -> None:
 
 def _check_records(path: Path, delimiter: str) -> None:
     """Raises DataError at the first row with a faulty quote or not as many fields as the header, if there is one."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _text_of(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         expected, start = 0, 1
         try:

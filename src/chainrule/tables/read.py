@@ -74,7 +74,7 @@ def _is_packed(path: Path) -> bool:
     return path.suffix.lower() == PACKED
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
+def _opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """The bytes of a text file, unpacked."""
     return gzip.open(path) if _is_packed(path) else path.open("rb")
 

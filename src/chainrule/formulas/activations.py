@@ -141,8 +141,8 @@ def relu(xp: Any, real: Any, at_zero: float = 0.0) -> tuple[Function, ...]:
         return xp.maximum(z, zero)
 
     def dg(z, a):
-        if at_zero == 0:  # a > 0 exactly where z > 0, so that nobody has to keep z
-            return xp.where(a > zero, one, zero)
+        if at_zero == 0:  # a is positive exactly where z is, so that nobody has to keep z
+            return xp.sign(a)
         return xp.where(z > zero, one, xp.where(z < zero, zero, at_zero))
 
     def d2g(z, a):

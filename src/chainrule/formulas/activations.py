@@ -156,7 +156,7 @@ def leaky_relu(xp: Any, real: Any, slope: float = 0.01) -> tuple[Function, ...]:
     zero, one = real(0), real(1)
 
     def g(z):
-        return xp.where(z > zero, z, slope * z)
+        return xp.maximum(z, zero) + slope * xp.minimum(z, zero)
 
     def dg(z, a):
         return xp.where(z > zero, one, slope)

@@ -24,8 +24,11 @@ def dtype_of(kind):
     return "float64" if kind == "float64" else "float32"
 
 
-def multiply(A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3):
-    """α A B by `multiply` of `products` or `amx`, with matrices amid numbers that must be neither read nor written."""
+def multiply(A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3, layer=None):
+    """α A B by `multiply` of `products` or `amx`, with matrices amid numbers that must be neither read nor written.
+
+    `layer` is (inputs, units, rows), and A B part of its work; without it A B is all of it.
+    """
     dtype = A.dtype
     m, k = A.shape if A_rows is None else (len(A_rows), A.shape[1])
     n = B.shape[1]
@@ -33,10 +36,11 @@ def multiply(A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_tur
     C = amid(np.full((m, n), NAN, dtype), margin)
     numbers = [None if rows is None else np.array(rows, np.int64) for rows in (A_rows, B_rows)]
     at_numbers = [0 if rows is None else rows.ctypes.data for rows in numbers]
-    layer = (n, m, k) if A_turned else (k, n, m)  # a gradient, or a forward pass
-    room = amx.room(*layer) if kind == "amx" else products.room(*layer, A_turned, dtype.itemsize)
+    training = A_turned or layer is not None
+    layer = layer or ((n, m, k) if A_turned else (k, n, m))  # a gradient, or a forward pass
+    room = amx.room(*layer) if kind == "amx" else products.room(*layer, training, dtype.itemsize)
     function = amx.function() if kind == "amx" else products.function(kind)
-    scratch = np.full(room + 4096, 255, np.uint8)
+    scratch = np.full(room + 2**20, 255, np.uint8)
     before = C.copy()
     real = {"float32": c_float, "float64": c_double}[dtype.name]
     call = CFUNCTYPE(None, *[c_int64] * 3, real, *[c_int64] * 11)(function.address)
@@ -118,12 +122,38 @@ def test_rows_by_number(kind, inputs, count):
 def test_a_number_is_the_same_sum_wherever_it_stands(k, kind):
     """Neither the rows nor the columns around it change a digit, nor how the matrices lie in memory."""
     A, B = matrices(241, 83, k, dtype_of(kind))
-    C = multiply(A, B, kind)
-    np.testing.assert_array_equal(multiply(A, B[:, :2], kind), C[:, :2])
-    np.testing.assert_array_equal(multiply(A[17:30], B, kind), C[17:30])
-    np.testing.assert_array_equal(multiply(A, B[:, 5:9], kind), C[:, 5:9])
+    C = multiply(A, B, kind, alpha=0.3)
+    np.testing.assert_array_equal(multiply(A, B[:, :2], kind, alpha=0.3), C[:, :2])
+    np.testing.assert_array_equal(multiply(A[17:30], B, kind, alpha=0.3), C[17:30])
+    np.testing.assert_array_equal(multiply(A, B[:, 5:9], kind, alpha=0.3), C[:, 5:9])
+    np.testing.assert_array_equal(multiply(A[2:11], B[:, :9], kind, alpha=0.3), C[2:11, :9])
     for A_turned, B_turned in ((True, False), (False, True), (True, True)):
-        np.testing.assert_array_equal(multiply(A, B, kind, A_turned=A_turned, B_turned=B_turned), C)
+        np.testing.assert_array_equal(multiply(A, B, kind, alpha=0.3, A_turned=A_turned, B_turned=B_turned), C)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("layer", [(784, 20, 128), (40, 2000, 16), (2000, 50, 16), (17, 16, 8), (2048, 40, 10)])
+def test_a_share_of_a_layer_has_room_in_the_scratch_of_the_layer(layer, threads, kind):
+    """Threads share the units of a layer, and fewer columns may be turned where more are not."""
+    inputs, units, rows = layer
+    dtype = dtype_of(kind)
+    X, W = matrices(rows, units, inputs, dtype)
+    delta = matrices(rows, units, 1, dtype)[0] @ np.ones((1, units), dtype)
+    forward, backward, gradient = X @ W, delta @ W.T, delta.T @ X
+    near = {"rtol": 1e-4 if dtype == "float32" else 1e-12, "atol": 1e-3 if dtype == "float32" else 1e-11}
+    numbers = np.arange(rows)
+    for me in range(threads):
+        own = slice(units * me // threads, units * (me + 1) // threads)
+        of_inputs = slice(inputs * me // threads, inputs * (me + 1) // threads)
+        for A_rows in (None, numbers):
+            made = multiply(X, W[:, own], kind, A_rows=A_rows, B_turned=True, layer=layer)
+            np.testing.assert_allclose(made, forward[:, own], **near)
+        made = multiply(delta, W.T[:, of_inputs], kind, layer=layer)
+        np.testing.assert_allclose(made, backward[:, of_inputs], **near)
+        for B_rows in (None, numbers):
+            made = multiply(delta.T[own], X, kind, A_turned=True, B_rows=B_rows, layer=layer)
+            np.testing.assert_allclose(made, gradient[own], **near)
 
 
 @every_kind

@@ -153,12 +153,13 @@ def write_tile(
                     row = builder.add(C, builder.mul(C_i, whole(i)))
                     for j in range(vectors):
                         target = pointer(builder, builder.add(row, whole(j * BYTES)), vector)
-                        value = builder.fmul(new[i][j], factor)
-                        last = j == vectors - 1
-                        if adds and last:
-                            value = builder.fadd(value, load_lanes(builder, target, vector, size, inside))
-                        elif adds:
-                            value = builder.fadd(value, builder.load(target, align=size))
+                        value, last = new[i][j], j == vectors - 1
+                        if adds:
+                            there = load_lanes(builder, target, vector, size, inside) if last else None
+                            there = there or builder.load(target, align=size)
+                            value = builder.call(fma, [value, factor, there])
+                        else:
+                            value = builder.fmul(value, factor)
                         if last:
                             store_lanes(builder, value, target, size, inside)
                         else:
@@ -324,8 +325,8 @@ def room(inputs: int, units: int, rows: int, training: bool, itemsize: int) -> i
         depth = min(k, DEPTH)
         upright = depth * itemsize + 2 * BYTES
         least = (m + 7) // 8 * 64 + (m * upright if turned else 0)
-        if n * itemsize < 2 * BYTES:  # C may be turned
-            least = max(least, (n + 7) // 8 * 64 + n * STRIP + max(n * upright, min(depth * int(PANEL), NEAR)))
+        few = min(n, 2 * BYTES // itemsize)  # so many columns, all or a thread's share, may be turned
+        least = max(least, (few + 7) // 8 * 64 + few * STRIP + max(few * upright, min(depth * int(PANEL), NEAR)))
         return depth * STRIP + least
 
     forward = of(rows, units, inputs, False)

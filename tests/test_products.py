@@ -24,7 +24,9 @@ def dtype_of(kind):
     return "float64" if kind == "float64" else "float32"
 
 
-def multiply(A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3, layer=None):
+def multiply(
+    A, B, kind="float32", *, alpha=1.0, A_rows=None, B_rows=None, A_turned=False, B_turned=False, margin=3, layer=None
+):
     """α A B by `multiply` of `products` or `amx`, with matrices amid numbers that must be neither read nor written.
 
     `layer` is (inputs, units, rows), and A B part of its work; without it A B is all of it.

@@ -124,7 +124,7 @@ def predictions(turned: bool) -> Callable[[], None]:
 def loss_passes(fused: bool, N: int = 128, n: int = 10, units: int = 0) -> Callable[[], None]:
     """The loss and its slope on N × n logits, a thousand times."""
     kinds = (passes.loss_and_slope,) if fused else (passes.value, passes.slope)
-    made = [passes.once(kind, losses.categorical_cross_entropy_logits, "float32", units) for kind in kinds]
+    made = [passes.made(losses.categorical_cross_entropy_logits, kind, "float32", units) for kind in kinds]
     rng = np.random.default_rng(0)
     z, y, delta = (rng.random((N, n), dtype=np.float32) for _ in range(3))
     w, L = np.full(N, 1 / N, np.float32), np.zeros(N)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import pickle
+import signal
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +43,7 @@ from chainrule.engine import amx, kernel, passes, products
 from chainrule.engine.compiled import Predictor, Settings, Trainer
 from chainrule.engine.memory import NO_SUBNORMALS, X86, float_modes, set_float_modes
 from chainrule.engine.order import permutation
+from chainrule.engine.threads import Team
 
 LIMITS = {"gradient, float64": 1e-12, "gradient, float32": 1e-5, "cost, float64": 1e-12, "cost, float32": 1e-5}
 TRAJECTORY, TRAJECTORY_STEPS = 1e-9, 50
@@ -595,6 +599,53 @@ def test_what_cannot_be_compiled_runs_on_the_array_engine_and_says_so(caplog):
         ends.append(net.theta.copy())
     np.testing.assert_array_equal(ends[1], ends[0])
     assert "the activation own_untraceable is no loop over numbers" in caplog.text
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_handler_of_ones_own_is_called_between_two_steps(raises):
+    """Ctrl-C amid compiled steps: the state is that of a run which was told to stop there."""
+    calls: list[int] = []
+
+    def handler(number, frame):
+        calls.append(number)
+        if raises:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handler)
+    X, y = data()
+    try:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        begin = {1: timer.start}  # with the first epoch's end, as nothing is compiled any more
+        settings = {"batch_size": 8, "sampling": "sequential", "engine": "compiled", "threads": 2, "epochs": 10**7}
+        limit = {} if raises else {"time_limit": 1.0}
+        run = network().fit(X, y, on_epoch=lambda row: begin.get(row["epoch"], bool)(), **settings, **limit)
+        timer.join()
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [signal.SIGINT] and run.reason == ("interrupted" if raises else "time")
+    again = network().fit(X, y, **settings, max_steps=run.snapshot.step)
+    np.testing.assert_array_equal(again.snapshot.theta, run.snapshot.theta)
+
+
+def test_a_system_without_threads_to_give_says_so(monkeypatch):
+    """And neither the fit nor the end of the process waits for a thread that never came."""
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def second_fails(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    team = Team(3)
+    monkeypatch.setattr(threading.Thread, "start", second_fails)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        team(lambda me: me)
+    monkeypatch.undo()
+    started[0].join(10)
+    assert not started[0].is_alive() and team(lambda me: me) == [0, 1, 2]
 
 
 def test_an_edited_formula_never_runs_stale_code():

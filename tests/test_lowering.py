@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_few_units_have_lines_of_their_own():
     z, y, w = np.random.default_rng(0).normal(scale=3, size=(3, 37, 3))
     results = []
     for units in (3, 0):
-        made = passes.once(passes.loss_and_slope, loss, "float64", units)
+        made = passes.made(loss, passes.loss_and_slope, "float64", units)
         L, delta, scratch = np.zeros(37), np.zeros((37, 3)), np.zeros(made.scratch(3))
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 2)(made.address)
         call(*(part.ctypes.data for part in (z, y, w[:, 0].copy(), L, delta, scratch)), 37, 3)
@@ -87,6 +88,84 @@ def test_few_units_have_lines_of_their_own():
     np.testing.assert_allclose(results[0][0], loss.value(z, y).sum(axis=1), rtol=1e-12, atol=1e-12)
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-14)
+
+
+@cr.activation()
+def truths(xp, real):
+    """Truth values added and multiplied, which NumPy takes as "or" and "and", and one that counts in a sum of numbers."""
+
+    def g(z):
+        below, above = z < real(0.5), z > -real(0.5)
+        either, both = below + above, below * above
+        count = (1 + np.maximum(below, above)) * np.minimum(below, above) + xp.where(below, above, both) * above
+        return z * either + real(3) * both + count + (below & above) * 2
+
+    def dg(z, a):
+        return xp.ones_like(z)
+
+    return g, dg, dg
+
+
+def test_truth_values_are_numpys():
+    z = np.random.default_rng(0).normal(size=(40, 5))
+    np.testing.assert_allclose(predicted(truths, z), truths.value(z), rtol=1e-13, atol=1e-13)
+
+
+SLOPE = 2.0
+
+
+@cr.activation()
+def sloped(xp, real):
+    """One whose slope is a number elsewhere in its module."""
+
+    def g(z):
+        return real(SLOPE) * z
+
+    def dg(z, a):
+        return real(SLOPE) * xp.ones_like(z)
+
+    return g, dg, dg
+
+
+def test_numbers_that_a_formula_names_count_as_they_are_at_each_fit(monkeypatch):
+    X, y = np.random.default_rng(0).normal(size=(2, 8, 1))
+    net = {engine: cr.Network(1, [cr.Dense(2, sloped), cr.Dense(1)], seed=0) for engine in ("array", "compiled")}
+    for slope in (2.0, 5.0):
+        monkeypatch.setitem(globals(), "SLOPE", slope)
+        runs = {e: net[e].fit(X, y, optimizer=SGD(0.01), epochs=2, engine=e, validation=(X, y)) for e in net}
+        assert [runs[e].engine for e in net] == ["array", "compiled"]
+        for one, other in zip(runs["array"].history, runs["compiled"].history, strict=True):
+            assert one["valid_cost"] == pytest.approx(other["valid_cost"], rel=1e-12)
+
+
+@dataclass(frozen=True)
+class Capped:
+    """Adagrad with steps of at most 0.1 |g|, of which the coefficient is looked up: it divides by 0 on purpose."""
+
+    learning_rate: float = 0.01
+    slots = ("squares",)
+
+    def coefficients(self, t):
+        return (np.linspace(1, 2, 1000)[t],)
+
+    def rule(self, xp, real):
+        def rule(theta, g, eta, squares, c):
+            squares = squares + g * g
+            return theta - c * xp.minimum(eta / xp.sqrt(squares), real(0.1)) * g, squares
+
+        return rule
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_update_rule_of_ones_own_may_divide_by_zero_and_is_given_one_count_at_a_time(dtype):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    y, X[:, 1] = X[:, 0].copy(), 0
+    theta = {}
+    for engine in ("array", "compiled"):
+        net = cr.Network(3, [cr.Dense(40, "tanh"), cr.Dense(1)], seed=0, dtype=dtype)
+        assert net.fit(X, y, optimizer=Capped(), epochs=2, batch_size=4, engine=engine).engine == engine
+        theta[engine] = net.theta
+    np.testing.assert_allclose(theta["compiled"], theta["array"], rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
 class Scaled:
@@ -107,6 +186,48 @@ class Frozen(Scaled):
     """One that looks unchangeable, and is equal to itself with another constant."""
 
     learning_rate: float = 0.1
+
+
+AGGREGATORS = """
+from chainrule.formulas.aggregators import aggregator
+import helpers
+FACTOR = 2.0
+
+def weighted(s):
+    return FACTOR * s
+
+@aggregator()
+def scaled(L, s, mean_weight):
+    w = weighted(s)
+    return (w * L).sum(), w
+
+@aggregator()
+def elsewhere(L, s, mean_weight):
+    w = helpers.factor() * s
+    return (w * L).sum(), w
+"""
+
+
+def test_aggregators_are_compiled_with_what_they_name(tmp_path, monkeypatch, caplog):
+    """A number that they name may change between two fits; what may change unseen is not compiled."""
+    (tmp_path / "helpers.py").write_text("def factor(): return 5.0")
+    (tmp_path / "own_aggregators.py").write_text(AGGREGATORS)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_aggregators")
+    X, y = np.random.default_rng(0).normal(size=(2, 8, 1))
+
+    def theta(aggregate, engine):
+        net = cr.Network(1, [cr.Dense(1)], seed=0)
+        run = net.fit(X, y, optimizer=SGD(1e-3), epochs=2, engine=engine, aggregate=aggregate)
+        return net.theta, run.engine
+
+    for factor in (2.0, 9.0):
+        monkeypatch.setattr(own, "FACTOR", factor)
+        (expected, _), (found, engine) = theta(own.scaled, "array"), theta(own.scaled, "compiled")
+        assert engine == "compiled"
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert theta(own.elsewhere, "compiled")[1] == "array"
+    assert "elsewhere names <module 'helpers'" in caplog.text
 
 
 @pytest.mark.parametrize("holder", [Scaled(), Frozen, Continued(Scaled(), 3)])

@@ -781,7 +781,7 @@ class Network:
         trainings = []
         judge = plan.judge(held_out)
         earlier = self._predictor if engine == "compiled" else None
-        predictor = earlier if earlier is not None and earlier.threads == threads else None
+        predictor = earlier if earlier is not None and earlier.threads == threads and earlier.lasting else None
         records = plan.cost.loss, plan.cost.aggregate, type(plan.optimizer)
         with contextlib.nullcontext() if engine == "array" else self._announced("fit", *records):
             for k in range(starts):

@@ -128,6 +128,7 @@ class Predictor:
         small = max(math.prod(layer.W_shape or ()) for layer in architecture.layers) <= SMALL
         self.block = FEW if small else MANY
         activations = [layer.g for layer in architecture.layers]
+        self.lasting = all(map(passes.lasting, activations))
         layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.AT_SCRATCH] = layout.take(scratch)
@@ -349,12 +350,10 @@ class Trainer:
         return done, cost_sum
 
     def coefficients(self, counts: Array) -> Iterable[Any]:
-        """Those of the updates number `counts`, each as an array or as one number for all; a rule that only takes one
-        count is asked for each."""
-        try:
+        """Those of the updates number `counts`; a rule from elsewhere, which may only take one count, is asked for each."""
+        if passes.lasting(self.optimizer):
             return self.optimizer.coefficients(counts)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return np.array([self.optimizer.coefficients(int(t)) for t in counts]).T
+        return np.array([self.optimizer.coefficients(int(t)) for t in counts]).T
 
 
 def aggregate_address(phi: Aggregator) -> int:
@@ -365,7 +364,7 @@ def aggregate_address(phi: Aggregator) -> int:
     """
     try:
         return passes.aggregate(phi)
-    except (ImportError, AttributeError, NumbaError) as error:
+    except (ImportError, AttributeError, Untraceable, NumbaError) as error:
         raise NotCompiledError(f"the aggregate {phi} cannot be compiled ({first_line(error)})") from None
 
 

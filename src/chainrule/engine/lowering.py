@@ -38,6 +38,9 @@ OPERATORS = {
 }
 REDUCTIONS = {"row_max": -math.inf, "row_sum": 0.0}  # with their values of no elements
 ROWS_KEPT = 8  # row values that a rowwise loop may keep
+# what these do to two truth values, as NumPy does: True + True is True
+_LOGIC = {"add": "bitwise_or", "maximum": "bitwise_or", "multiply": "bitwise_and", "minimum": "bitwise_and"}
+_COMPARISONS = ("greater", "less", "greater_equal", "less_equal", "equal", "not_equal")
 _UFUNCS = {"true_divide": "divide", "absolute": "abs", "logical_and": "bitwise_and", "logical_or": "bitwise_or"}
 
 
@@ -61,6 +64,14 @@ class Symbol:
     phase: int
 
     __hash__ = object.__hash__
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether the value is true or false."""
+        if self.operation in _COMPARISONS:
+            return True
+        chosen = self.arguments[1:] if self.operation == "where" else self.arguments
+        return self.operation in ("bitwise_and", "bitwise_or", "where") and all(a.is_truth for a in chosen)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Symbol:
         name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
@@ -135,6 +146,8 @@ class Graph:
     def apply(self, operation: str, *values: Any) -> Symbol:
         """The result of an operation."""
         arguments = tuple(self.symbol(value) for value in values)
+        if all(a.is_truth for a in arguments):
+            operation = _LOGIC.get(operation, operation)
         if operation == "multiply":  # by 1, as the identity's derivative is
             for one, other in (arguments, arguments[::-1]):
                 if one.operation == "constant" and one.arguments[0] == 1.0:

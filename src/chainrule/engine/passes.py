@@ -16,17 +16,19 @@ The files may be read, and be deleted at any time.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import importlib
 import importlib.util
-import inspect
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -35,10 +37,24 @@ from ..disk import replacing
 from ..formulas.activations import Activation
 from ..formulas.aggregators import Aggregator
 from ..formulas.losses import Loss
-from ..training.optimizers import SGD, Adam, AdamW, Continued, Optimizer
+from ..training.optimizers import Continued, Optimizer
 from . import elementary, memory
 from .kernel import COEFFICIENTS
-from .lowering import ELEMENT, NUMBER, ROW, ROWS_KEPT, Symbol, flat, in_order, kept, loop, rowwise, trace, unrolled
+from .lowering import (
+    ELEMENT,
+    NUMBER,
+    ROW,
+    ROWS_KEPT,
+    Symbol,
+    Untraceable,
+    flat,
+    in_order,
+    kept,
+    loop,
+    rowwise,
+    trace,
+    unrolled,
+)
 
 FEW = 4  # units up to which a rowwise pass has lines of its own for each: for 8 LLVM finds no vector loop
 BLOCK = 128  # samples in one block of a rowwise pass
@@ -53,6 +69,8 @@ class Pass(NamedTuple):
             r for a number, i for a whole number.
         temporaries: arrays of scratch that it needs, each of n × BLOCK numbers.
         units: the only n that it is for, or 0.
+        estimates: whether a division in float32 may be an estimate and a Newton step on x86, right to about 2⁻²², but
+            for the last few of a part, which are divided as ever; no divisor may be 0 or infinite.
     """
 
     name: str
@@ -60,10 +78,35 @@ class Pass(NamedTuple):
     body: Sequence[str]
     temporaries: int = 0
     units: int = 0
+    estimates: bool = False
 
     def scratch(self, n: int) -> int:
         """The numbers of scratch that the pass needs for rows of n."""
         return (ROWS_KEPT + self.temporaries * n) * BLOCK if self.temporaries else 0
+
+
+# -- what may be kept -------------------------------------------------------------------------------------------------
+
+Made = TypeVar("Made")
+
+
+def lasting(record: object) -> bool:
+    """Whether a record is this package's own, so that nothing that its formula names can change while it runs."""
+    if isinstance(record, Continued):  # whose rule is the other's
+        record = record.optimizer
+    module: str = getattr(record, "make", type(record)).__module__
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def once(function: Callable[..., Made]) -> Callable[..., Made]:
+    """A function of a record whose results are kept; of a record from elsewhere they are made anew each time."""
+    known = lru_cache(maxsize=1024)(function)
+
+    @wraps(function)
+    def found(record: Hashable, *others: Hashable) -> Made:
+        return (known if lasting(record) else function)(record, *others)
+
+    return found
 
 
 # -- from records to passes -------------------------------------------------------------------------------------------
@@ -92,13 +135,13 @@ def in_place(g: Activation, units: int = 0) -> Pass:
     return Pass("in_place", FORTH, elementwise(body))
 
 
-@lru_cache(maxsize=256)
+@once
 def keeps(g: Activation) -> bool:
     """Whether a = z, so that no pass is needed."""
     return trace(lambda graph, xp: {"a": functions(g, xp)[0](graph.input("z", ELEMENT))})["a"].operation == "input"
 
 
-@lru_cache(maxsize=256)
+@once
 def reads_z(g: Activation) -> bool:
     """Whether the way back asks for z; else a may be written over it."""
     return any(s.operation == "input" and s.arguments[0] == "z" for s in in_order([dC_dz(g)]))
@@ -178,7 +221,7 @@ def update(optimizer: Optimizer) -> Pass:
     places |= {f"coefficient {j}": f"coefficient_{j}" for j in range(constants)}
     lines = flat(places, {places[name]: symbol for name, symbol in new.items()})
     head = [f"coefficient_{j} = real(coefficients[{j}])" for j in range(constants)]
-    return Pass("update", arguments, [*head, *loop("for j in range(count):", lines)])
+    return Pass("update", arguments, [*head, *loop("for j in range(count):", lines)], estimates=lasting(optimizer))
 
 
 def functions(record: Activation | Loss, xp: Any) -> tuple[Callable[..., Any], ...]:
@@ -249,9 +292,7 @@ def text(given: Pass, dtype: str) -> str:
     names = ", ".join(f"{name}_" if name in pointers else name for name in given.arguments)
     signature = ", ".join(types[kind] for kind in given.arguments.values())
     flags = {"contract", "nsz"}
-    if given.name == "update" and dtype == "float32":
-        # On x86 a division then is an estimate and a Newton step, right to about 2⁻²², but for the last few of a part,
-        # which are divided as ever. An update is given finite numbers.
+    if given.estimates and dtype == "float32":
         flags |= {"arcp", "ninf"}
     lines = [
         f'"""Written by chainrule from a formula: {given.name}, {dtype}."""',
@@ -290,54 +331,53 @@ def ready(kind: Callable[..., Pass], record: Activation | Loss, dtype: str, n: i
         Untraceable, numba.core.errors.NumbaError: the record is no loop over numbers.
     """
     rowwise = isinstance(record, Loss) or record.rowwise
-    return once(kind, record, dtype, n if rowwise and n <= FEW else 0)
+    return made(record, kind, dtype, n if rowwise and n <= FEW else 0)
 
 
-@lru_cache(maxsize=1024)
-def once(kind: Callable[..., Pass], record: Hashable, dtype: str, *units: int) -> Compiled:
-    """`compile(kind(record, *units), dtype)`, once for each record."""
+@once
+def made(record: Any, kind: Callable[..., Pass], dtype: str, *units: int) -> Compiled:
+    """`compile(kind(record, *units), dtype)`."""
     return compile(kind(record, *units), dtype)
 
 
 def ready_update(optimizer: Optimizer, dtype: str) -> Compiled:
-    """The optimizer's compiled rule; of one from elsewhere, whose constants might change, from its text as it is now.
+    """The optimizer's compiled rule.
 
     Raises:
         Untraceable, numba.core.errors.NumbaError: the rule is no loop over numbers.
     """
     if isinstance(optimizer, Continued):  # whose rule is the other's
         return ready_update(optimizer.optimizer, dtype)
-    if type(optimizer) in (SGD, Adam, AdamW):
-        return once(update, optimizer, dtype)  # type: ignore[arg-type]
-    return compile(update(optimizer), dtype)
+    return made(optimizer, update, dtype)
 
 
 def aggregate(phi: Aggregator) -> int:
     """The address of (L, s, dC_dL, φ, mean_weight, rows), all float64: φ and ∂φ/∂L of a batch, by φ's own function.
 
     φ looks at all samples at once, sorts and takes quantiles, so its function is compiled as it stands; the text has
-    the hash of the file that holds it.
+    the hash of all that it is made of.
 
     Raises:
         ImportError, AttributeError: it cannot be imported by its name.
+        Untraceable: it names what may change unseen.
         numba.core.errors.NumbaError: the compiler refuses it.
     """
     module, name = phi.make.__module__, phi.make.__qualname__
     found = getattr(importlib.import_module(module), name)
     if module == "__main__" or getattr(found, "make", found) is not phi.make:
         raise ImportError(f"no module holds {name}")
-    code = hashlib.sha256(inspect.getsource(inspect.getmodule(phi.make) or phi.make).encode()).hexdigest()
+    code = hashlib.sha256("\n".join(makes_up(phi.make)).encode()).hexdigest()
     parameters = "".join(f", {value!r}" for _, value in phi.parameters)
     source = f'''"""Written by chainrule: the aggregate {phi.name} from {module}, code {code}."""
 from types import FunctionType
 from numba import carray, cfunc, njit, types
-from numba.extending import register_jitable
 from {module} import {name} as found
-make = getattr(found, "make", found)
-for helper in map(make.__globals__.get, make.__code__.co_names):
-    if isinstance(helper, FunctionType):
-        register_jitable(helper)
-phi = njit(make)
+def compiled(function):
+    code, near = function.__code__, dict(function.__globals__)
+    helpers = [n for n in code.co_names if isinstance(near.get(n), FunctionType) and near[n] is not function]
+    near |= {{n: compiled(near[n]) for n in helpers}}
+    return njit(FunctionType(code, near, function.__name__, function.__defaults__, function.__closure__))
+phi = compiled(getattr(found, "make", found))
 vector, number = types.CPointer(types.float64), types.float64
 @cfunc(types.void(vector, vector, vector, vector, number, types.int64), cache=True, error_model="numpy")
 def aggregate(L_, s_, dC_dL_, value_, mean_weight, rows):
@@ -346,6 +386,36 @@ def aggregate(L_, s_, dC_dL_, value_, mean_weight, rows):
     carray(dC_dL_, (rows,))[:] = gradient
 '''
     return int(loaded(source, "aggregate").address)
+
+
+def makes_up(function: Callable[..., Any], *callers: Callable[..., Any]) -> Iterator[str]:
+    """What a function does, as text: its code, the functions that it calls, and the numbers that it names.
+
+    Raises:
+        Untraceable: it names something else, which may change unseen, or calls itself.
+    """
+    if function in callers:
+        raise Untraceable(f"{function.__name__} calls itself")
+    codes = [function.__code__]
+    for code in codes:
+        numbers = [repr(value) for value in code.co_consts if not isinstance(value, CodeType)]
+        yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {numbers}"
+        codes += [value for value in code.co_consts if isinstance(value, CodeType)]
+    yield repr(function.__defaults__)
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    named = [
+        function.__globals__.get(instruction.argval)
+        for code in codes
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "LOAD_GLOBAL"
+    ]
+    for value in (*cells, *named):
+        if isinstance(value, FunctionType):
+            yield from makes_up(value, *callers, function)
+        elif isinstance(value, int | float | complex | str | tuple | np.generic):
+            yield repr(value)
+        elif not (value is None or value is np or value is math):
+            raise Untraceable(f"{function.__name__} names {value!r:.40}, which may change unseen")
 
 
 @lru_cache(maxsize=1024)

@@ -26,12 +26,35 @@ class Team:
         if self.threads == 1:
             return [work(0)]
         if self.pool is None or self.process != os.getpid():
-            self.others, self.process = [], os.getpid()
-            begin = self.others.append
-            self.pool = ThreadPoolExecutor(self.threads - 1, initializer=lambda: begin(threading.get_native_id()))
+            self.pool, self.process = self._started(), os.getpid()
         keep_away(self.others)
         others = [self.pool.submit(work, me) for me in range(1, self.threads)]
         return [work(0), *(other.result() for other in others)]
+
+    def _started(self) -> ThreadPoolExecutor:
+        """The others, all running: work that waits for one that the system does not give would wait for ever.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        self.others = []
+        all_here = threading.Barrier(self.threads)
+
+        def begin() -> None:
+            self.others.append(threading.get_native_id())
+            with contextlib.suppress(threading.BrokenBarrierError):
+                all_here.wait()
+
+        pool = ThreadPoolExecutor(self.threads - 1, initializer=begin)
+        try:
+            for _ in range(self.threads - 1):
+                pool.submit(int)
+            all_here.wait()
+        except BaseException:
+            all_here.abort()
+            pool.shutdown()
+            raise
+        return pool
 
 
 def keep_away(others: Iterable[int]) -> None:

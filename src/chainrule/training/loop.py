@@ -583,25 +583,34 @@ def clip(g: Array, norm: float | None) -> Array:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Ctrl-C as a note in a list, so that a training ends between two steps; a second one interrupts as ever.
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C has been pressed, so that a training ends between two steps.
 
-    Nothing changes outside the main thread, or where the program has a handler of its own.
+    A handler of the program's own is called by that function, and ends the training if it raises KeyboardInterrupt.
+    A second Ctrl-C before the step has ended interrupts at once. Outside the main thread nothing changes.
     """
-    noted: list[int] = []
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield noted
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield lambda: False
         return
+    noted: list[Any] = []
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, frame: Any) -> None:
         if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
+            usual(number, frame)
+        else:
+            noted.append(frame)
+
+    def asked() -> bool:
+        if noted:
+            if usual is signal.default_int_handler:
+                return True
+            usual(signal.SIGINT, noted.pop())
+        return False
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield noted
+        yield asked
     finally:
         signal.signal(signal.SIGINT, usual)
 
@@ -640,7 +649,7 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
                     return "patience"
                 if training.snapshot.step >= last_step:
                     return "epochs"
-                if asked:
+                if asked():
                     return "interrupted"
                 now = time.perf_counter()
                 if plan.time_limit is not None and spent + now - begun > plan.time_limit:

@@ -111,6 +111,46 @@ def test_regression_end_to_end(run, houses):
     assert json.loads(out)["rows"] == 300
 
 
+def test_a_quantile_is_judged_by_its_own_loss(run, houses):
+    """Not by the RMSE, which is smallest long before the quantile is found."""
+    flags = [
+        "-t",
+        "price",
+        *ignore("class", "many", "flag"),
+        "--loss",
+        "quantile(0.9)",
+        "--hidden",
+        "8",
+        "--epochs",
+        60,
+    ]
+    assert run("train", houses, *flags, "--out", "m")[::2] == (0, "")
+    history = [json.loads(line) for line in Path("m/history.jsonl").read_text().splitlines()]
+    metrics = json.loads(Path("m/metrics.json").read_text())
+    best = min(history, key=lambda row: (row["valid_cost"], -row["epoch"]))
+    assert metrics["best_epoch"] == best["epoch"]
+
+    run("predict", "m", houses, "--out", "p.csv")
+    prices = np.array([[float(row["price"]) for row in read_csv(name)] for name in ("p.csv", houses)])
+    below = prices[1] - prices[0]
+    _, out, _ = run("evaluate", "m", houses, "--json")
+    result = json.loads(out)
+    assert result["pinball"] == pytest.approx(np.mean(np.maximum(0.9 * below, -0.1 * below)), rel=1e-6)
+    assert result["share below"] == pytest.approx(np.mean(below <= 0), abs=1e-9) and 0.8 < result["share below"] < 1
+    assert metrics["test"]["pinball"] < metrics["baselines"]["constant"]["pinball"] / 2
+    assert metrics["baselines"]["constant"]["share below"] == pytest.approx(0.9, abs=0.1)
+
+
+def test_a_column_of_gaps_is_left_out(run):
+    header, *lines = table()
+    path = write_csv("gaps.csv", [[*header, "later"], *([*line, ""] for line in lines)])
+    status, out, err = run("train", path, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
+    assert (status, err) == (0, "") and "Column 'later' is left out: it has only gaps" in out
+    assert "later" not in [column.name for column in cli_model("m").encoder.columns]
+    filled = write_csv("filled.csv", [[*header, "later"], *([*line, 3] for line in lines)])
+    assert run("predict", "m", filled)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("target", "others", "classes"),
     [

@@ -17,14 +17,16 @@ from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.metrics import RocCurveDisplay, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import chainrule as cr
-from chainrule import MLPClassifier, MLPRegressor
+from chainrule import MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor
 from chainrule.errors import DataError, ParameterError
 from estimator_checks import weights_are_no_repetitions
 
@@ -615,6 +617,30 @@ def test_in_company():
         np.testing.assert_allclose(p.sum(axis=1), 1)
     here = cross_val_score(iris(), IRIS, SPECIES, cv=3)
     np.testing.assert_array_equal(cross_val_score(iris(), IRIS, SPECIES, cv=3, n_jobs=2), here)
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor])
+def test_methods_have_their_names(kind):
+    """Which scikit-learn's response methods are chosen by."""
+    for name, method in inspect.getmembers(kind, callable):
+        if not name.startswith("_"):
+            assert method.__name__ == name
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "hinge"])
+def test_scores_of_two_classes_in_company(loss):
+    """What asks by name for probabilities or margins: metrics of ranks, curves, stacks and calibration."""
+    y = np.where(IRIS[:, 0] > 0, "long", "short")  # the second class is the one that is scored
+    X = IRIS[:, 1:]
+    model = iris(max_iter=30, loss=loss).fit(X, y)
+    ranks = model.decision_function(X) if loss == "hinge" else model.predict_proba(X)[:, 1]
+    auc = roc_auc_score(y == "short", ranks)
+    assert auc > 0.9 and RocCurveDisplay.from_estimator(model, X, y).roc_auc == pytest.approx(auc)
+    assert (cross_val_score(model, X, y, cv=2, scoring="roc_auc") > 0.9).all()
+    assert StackingClassifier([("one", clone(model))], cv=2).fit(X, y).score(X, y) > 0.8
+    assert CalibratedClassifierCV(clone(model), cv=2).fit(X, y).score(X, y) > 0.8
+    stopped = clone(model).set_params(early_stopping=True, scoring="roc_auc").fit(X, y)
+    assert max(stopped.validation_scores_) == stopped.best_validation_score_ <= 1
 
 
 def test_compiled_engine():

@@ -558,7 +558,7 @@ def test_columns_of_no_use():
     with pytest.warns(UserWarning, match="left out") as said:
         model = TabularRegressor(**SMALL).fit(X, PRICES)
     assert model.notes_ == tuple(str(warning.message) for warning in said)
-    assert [note.split("'")[1] for note in model.notes_] == ["same", "id", "gone"]
+    assert [note.split("'")[1] for note in model.notes_] == ["same", "gone", "id"]
     assert list(model.feature_names_in_) == list(X.columns) and np.isfinite(model.predict(X)).all()
     assert (
         model.encoder_.encode(pa.table(X.assign(gone=1.0)))[:, model.encoder_.feature_names.index("one")] == 0

@@ -56,6 +56,11 @@ class Ensemble:
         return self.members[0].target
 
     @property
+    def loss(self) -> str:
+        """As of `TableModel`."""
+        return self.members[0].loss
+
+    @property
     def text_names(self) -> tuple[str, ...]:
         """As `TableModel.text_names`."""
         return self.members[0].text_names

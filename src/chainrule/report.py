@@ -9,23 +9,31 @@ import numpy as np
 from .arrays import Array
 from .ensemble import Ensemble
 from .errors import require
+from .formulas.losses import find_loss, quantile
 from .table_model import Part, Problem, TableModel
-from .tables.targets import Target
 
 Metrics = dict[str, float]
 BASELINE_ROWS = 50_000  # the baselines learn from at most so many rows
 
 
-def score(target: Target, y_hat: Array, decisions: Array | None, truth: Array, s: Array) -> Metrics:
-    """Weighted metrics of an output ŷ (N, units), and of decisions by class, against the truth in the table's units.
+def score(model: TableModel | Ensemble, y_hat: Array, decisions: Array | None, truth: Array, s: Array) -> Metrics:
+    """Weighted metrics of an output ŷ (N, units) like the model's, and of decisions by class, against the truth in the
+    table's units.
 
     Classification: error_rate, log_loss, and auc with two classes (left out where only one occurs).
-    Regression: rmse, mae and r2; with several targets their averages, then each target's rmse.
+    Regression: rmse, mae and r2; with several targets their averages, then each target's rmse. First the pinball loss of
+    a model that was trained for a quantile, which the others say nothing about, and the share of rows below it.
     """
     m = require("sklearn.metrics", "table", "Metrics")
+    target, loss = model.target, find_loss("metrics", model.loss)
     if decisions is None:
         y = y_hat * np.array(target.scale) + np.array(target.mean)
-        result = {
+        result = {}
+        if loss.same(quantile):
+            tau = dict(loss.parameters)["tau"]
+            below = np.average((truth <= y).mean(axis=1), weights=s)
+            result = {"pinball": m.mean_pinball_loss(truth, y, sample_weight=s, alpha=tau), "share below": below}
+        result |= {
             "rmse": m.root_mean_squared_error(truth, y, sample_weight=s),
             "mae": m.mean_absolute_error(truth, y, sample_weight=s),
         }
@@ -60,7 +68,7 @@ def _binary(m: Any, p: Array, decisions: Array, truth: Array, s: Array) -> Metri
 
 def evaluate(model: TableModel | Ensemble, part: Part) -> Metrics:
     """The metrics of a model on rows with their targets (`TableModel.part`)."""
-    return score(model.target, model.outputs(part.X), model.decisions(part.X), part.truth, part.s)
+    return score(model, model.outputs(part.X), model.decisions(part.X), part.truth, part.s)
 
 
 def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
@@ -74,7 +82,10 @@ def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
         some = np.linspace(0, len(X) - 1, BASELINE_ROWS).astype(int)
         X, y, s = X[some], y[some], s[some]
     if target.task == "regression":
-        learners = {"constant": dummy.DummyRegressor(), "linear": linear.LinearRegression()}
+        loss = find_loss("baselines", problem.model.loss)
+        tau = dict(loss.parameters)["tau"] if loss.same(quantile) else None
+        constant = dummy.DummyRegressor(strategy="mean" if tau is None else "quantile", quantile=tau)
+        learners = {"constant": constant, "linear": linear.LinearRegression()}
     else:
         constant = dummy.DummyClassifier(strategy="prior")
         learners = {"constant": constant, "linear": linear.LogisticRegression(max_iter=500)}
@@ -82,14 +93,14 @@ def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
     for name, learner in learners.items():
         if target.task == "regression":
             y_hat = learner.fit(X, y, sample_weight=s).predict(test.X).reshape(len(test.X), -1)
-            result[name] = score(target, y_hat, None, test.truth, test.s)
+            result[name] = score(problem.model, y_hat, None, test.truth, test.s)
             continue
         if target.task == "multiclass":
             y_hat = _probabilities(learner, X, y.argmax(axis=1), s, test.X, target.units)
         else:
             columns = [_probabilities(learner, X, column, s, test.X, 2)[:, 1] for column in y.T]
             y_hat = np.column_stack(columns)
-        result[name] = score(target, y_hat, target.decisions(y_hat), test.truth, test.s)
+        result[name] = score(problem.model, y_hat, target.decisions(y_hat), test.truth, test.s)
     return result
 
 

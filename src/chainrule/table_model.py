@@ -20,7 +20,7 @@ from .core.layers import Dense, Dropout, Layer, Scale
 from .disk import replacing
 from .errors import DataError, DivergenceError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
-from .formulas.losses import Loss, check_fit, default_loss, find_loss
+from .formulas.losses import Loss, check_fit, default_loss, find_loss, squared
 from .inspection.derivation import Derivation
 from .inspection.derivation import explain as derive
 from .network import Network, Run
@@ -420,11 +420,7 @@ def learn(
         free = loss.prediction[0] != 0
         target = infer_target(training, whole.names, "regression", free, weights_of(training, weight))
     output, loss = output_of(target, settings.loss)
-    empty = [name for name in features if training.column(name).null_count == len(training)]
-    encoder, notes = fit_encoder(
-        training, [name for name in features if name not in empty], settings.scaling, settings.max_levels, categories
-    )
-    notes += tuple(f"Column {name!r} has only gaps in the training rows; it is left out." for name in empty)
+    encoder, notes = fit_encoder(training, features, settings.scaling, settings.max_levels, categories)
     network = Network(
         len(encoder.feature_names), layers_of(settings, target, output), seed=settings.seed, dtype=settings.dtype
     )
@@ -480,8 +476,12 @@ def plan_of(model: TableModel, rows: int, validated: bool) -> Plan:
         ParameterError: an unknown name, or a setting outside its range.
     """
     settings, target, cost = model.settings, model.target, cost_of(model)
-    cross_entropy = cost.loss.targets in ("probability", "one_hot")
-    monitor = settings.monitor or ("error_rate" if cross_entropy else "cost" if target.task != "regression" else "rmse")
+    usual = "cost"  # for what somebody chose to minimise
+    if cost.loss.targets in ("probability", "one_hot"):
+        usual = "error_rate"
+    elif target.task == "regression" and cost.loss.same(squared) and cost.aggregate.over_epoch == "mean":
+        usual = "rmse"
+    monitor = settings.monitor or usual
     return Plan(
         cost=cost,
         optimizer=optimizer_of(settings, target),

@@ -223,7 +223,7 @@ def train(
     monitor: Annotated[
         str | None,
         typer.Option(
-            help="Decides the best epoch: cost, error_rate, rmse, mae. (default: error_rate; rmse)",
+            help="Decides the best epoch: cost, error_rate, rmse, mae. (default: error_rate; rmse; with another --loss, cost)",
             rich_help_panel=Training,
         ),
     ] = None,
@@ -654,7 +654,7 @@ def _measure(
             rows, y_hat = folds.out_of_fold(len(runs))
             truth, s = folds.rows.truth[rows], folds.rows.s[rows]
             decisions = None if model.target.task == "regression" else model.target.decisions(y_hat)
-            result["validation"] = score(model.target, y_hat, decisions, truth, s)
+            result["validation"] = score(model, y_hat, decisions, truth, s)
         elif problem.valid is not None:
             result["validation"] = evaluate(model, problem.valid)
         if problem.test is not None:

@@ -84,7 +84,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
     ) -> None:
         self._keep(locals())
 
-    def _partial_fit(
+    @available_if(MLP._check_solver)  # type: ignore[untyped-decorator]
+    def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, validation: Any = None
     ) -> Self:
         """One epoch over these rows, which goes on from the last call; see `fit`.
@@ -108,8 +109,6 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
                 )
             return self._fit(X, y, sample_weight, validation, one_epoch=True)
 
-    partial_fit = available_if(MLP._check_solver)(_partial_fit)
-
     def _has_margins(self) -> bool:
         """Whether the loss is one of margins, such as hinge, and not of probabilities."""
         loss = self.cost_.loss if hasattr(self, "cost_") else classification(self.loss, "binary").loss
@@ -120,14 +119,14 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
             raise AttributeError("predict_proba is only available for losses of probabilities, and not of margins.")
         return True
 
-    def _decision_function(self, X: Any) -> Array:
+    @available_if(_has_margins)  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> Array:
         """The margins (N,) of two classes, or (N, K); only with a loss of margins, such as hinge."""
         y_hat = self._outputs(X)
         return y_hat.ravel() if self.n_outputs_ == 1 else y_hat
 
-    decision_function = available_if(_has_margins)(_decision_function)
-
-    def _predict_proba(self, X: Any) -> Array:
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities (N, K) in the order of `classes_`, or (N, k) of each label by itself."""
         y_hat = self._outputs(X)
         if self.n_outputs_ == 1:
@@ -136,15 +135,12 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
             return y_hat / y_hat.sum(axis=1, keepdims=True)
         return y_hat
 
-    predict_proba = available_if(_has_probabilities)(_predict_proba)
-
-    def _predict_log_proba(self, X: Any) -> Array:
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
+    def predict_log_proba(self, X: Any) -> Array:
         """The natural logarithm of `predict_proba`, (N, K); −inf where a probability is 0."""
         with np.errstate(divide="ignore"):
-            logarithms: Array = np.log(self._predict_proba(X))
+            logarithms: Array = np.log(self.predict_proba(X))
         return logarithms
-
-    predict_log_proba = available_if(_has_probabilities)(_predict_log_proba)
 
     def _read(self, y: Array, goes_on: bool, one_epoch: bool) -> None:
         check_classification_targets(y)

@@ -73,7 +73,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]
     ) -> None:
         self._keep(locals())
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any = None, validation: Any = None) -> Self:
+    @available_if(MLP._check_solver)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, validation: Any = None) -> Self:
         """One epoch over these rows, which goes on from the last call; see `fit`.
 
         With `early_stopping`, a part of the rows or `validation` is scored after every call; `stalled_` becomes True
@@ -82,8 +83,6 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]
         self._validate_params()
         with whole(self):
             return self._fit(X, y, sample_weight, validation, one_epoch=True)
-
-    partial_fit = available_if(MLP._check_solver)(_partial_fit)
 
     def _goal(self) -> Goal:
         return regression(self.loss)

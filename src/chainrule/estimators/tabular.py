@@ -105,9 +105,7 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         factors = self._class_weights(y)
         weights = self._weights(sample_weight, y, factors)
         table = self._table(X)
-        gaps = [name for name in table.column_names if table.column(name).null_count == len(table)]
         choices: dict[str, Any] = {
-            "ignore": gaps,
             "categories": self._category_names(),
             "weight": None if weights is None else _free(WEIGHTS, [*self._features(), *names]),
         }
@@ -121,9 +119,8 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         else:
             folds = ensemble.prepare_folds(whole, names, settings, **choices)
             problems = folds.problems
-        notes = problems[0].notes + tuple(f"Column {name!r} has only gaps; it is left out." for name in gaps)
         runs = ensemble.fit_each(problems)
-        notes += tuple(ensemble.notes_of(runs))
+        notes = problems[0].notes + tuple(ensemble.notes_of(runs))
 
         # The weights were an argument, so that no table for prediction has them.
         models = [

@@ -112,13 +112,12 @@ class TabularClassifier(ClassifierMixin, Tabular):  # type: ignore[misc]
         """Whether there is one network; the mean of several has probabilities and no logits."""
         return not isinstance(self.model_, Ensemble) if "model_" in vars(self) else self.folds is None
 
-    def _decision_function(self, X: Any) -> Array:
+    @available_if(_has_logits)  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> Array:
         """The logits of the network: (N,) of two classes, else (N, K); not with `folds`."""
         encoded = self._encoded(X)
         z = self.network_.logits(encoded)
         return z.ravel() if self.target_.task == "binary" else z
-
-    decision_function = available_if(_has_logits)(_decision_function)
 
     def _values(self, y_hat: Array) -> Array:
         task = self.target_.task

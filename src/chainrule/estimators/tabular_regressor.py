@@ -40,7 +40,7 @@ class TabularRegressor(RegressorMixin, Tabular):  # type: ignore[misc]
         sampling: "shuffle", "sequential" or "replacement".
         clip_norm: the largest norm of the gradient.
         monitor: what decides the best epoch on the validation rows: "cost", "rmse", "mae" or "error_rate"; None:
-            rmse for numbers, error_rate for classes.
+            rmse for numbers, error_rate for classes, and the cost with another loss than the usual one.
         patience: stop after so many epochs without a better one; tolerance: how much better counts as better.
         time_limit: stop after so many seconds, of all starts and folds together.
         starts: random starts, of which the best is kept.

@@ -40,13 +40,11 @@ def kind_of(column: pa.ChunkedArray, name: str) -> Kind:
     """What a column holds, by its type; times of day and durations are numbers (of seconds).
 
     Raises:
-        DataError: only gaps, or a type that no column of a table of numbers and text has (lists, bytes …).
+        DataError: a type that no column of a table of numbers and text has (lists, bytes …).
     """
     from pyarrow import types
 
     kind = column.type
-    if column.null_count == len(column):
-        raise _only_gaps(name)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         return "number"
     if types.is_time(kind) or types.is_duration(kind):
@@ -356,9 +354,10 @@ class Encoder:
         Raises:
             DataError: a missing column, or a value of the wrong kind (column, row and value are named).
         """
+        given = set(table.column_names)
         for column in self.columns:
-            if column.name not in table.column_names:
-                hint = did_you_mean(column.name, table.column_names)
+            if column.name not in given:
+                hint = did_you_mean(column.name, given)
                 raise DataError(f"Encoding features: expected a column {column.name!r}, got none.{hint}")
         X = np.empty((table.num_rows, len(self.feature_names)))
         start = 0
@@ -419,10 +418,11 @@ def fit_encoder(
 
     Raises:
         ParameterError: an unknown or repeated name, an unknown scaling, max_levels below 1.
-        DataError: a column of gaps only, with text among numbers, or with infinite numbers; no usable column.
+        DataError: a column with text among numbers, or with infinite numbers; no usable column.
     """
+    given = set(table.column_names)
     for name in (*names, *categories):
-        if name not in table.column_names:
+        if name not in given:
             raise unknown_name("Feature column", name, table.column_names)
     if len(set(names)) != len(names):
         raise ParameterError("Feature columns: expected each name once, got one twice.")
@@ -445,10 +445,13 @@ def _fit_column(
 ) -> tuple[Column | None, str]:
     from pyarrow import types
 
+    if column.null_count == len(column):
+        return None, _only_gaps(name)
     forced = forced or types.is_dictionary(column.type)  # its owner said that it holds categories
     kind = "category" if forced else kind_of(column, name)
     if kind == "number":
-        return _fit_number(numbers(column, name), name, scaling), ""
+        x = numbers(column, name)
+        return (None, _only_gaps(name)) if np.isnan(x).all() else (_fit_number(x, name, scaling), "")
     if kind == "date":
         return _fit_date(column, name, scaling), ""
     if kind == "category":
@@ -459,8 +462,6 @@ def _fit_column(
 
 def _fit_number(x: Array, name: str, scaling: Scaling) -> NumberColumn:
     known = x[~np.isnan(x)]
-    if not len(known):
-        raise _only_gaps(name)
     low, q25, median, q75, high = (float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
     center, scale = 0.0, 1.0
     if scaling == "robust":
@@ -478,8 +479,6 @@ def _fit_category(
 
     text = as_text(column, name)
     rows = len(text) - text.null_count
-    if not rows:
-        raise _only_gaps(name)
     if not forced:
         mostly_numbers(text, name, f"Correct it, or take it as a category (--category {shlex.quote(name)}).")
     distinct, frequency = pc.value_counts(text.drop_null()).flatten()
@@ -503,10 +502,8 @@ def _fit_date(column: pa.ChunkedArray, name: str, scaling: Scaling) -> DateColum
     return DateColumn(name, _fit_number(days, f"{name}: day", scaling), bool((days[~np.isnat(when)] % 1 != 0).any()))
 
 
-def _only_gaps(name: str) -> DataError:
-    return DataError(
-        f"Column {name!r}: expected some values, got only gaps. Leave it out (--ignore {shlex.quote(name)})."
-    )
+def _only_gaps(name: str) -> str:
+    return f"Column {name!r} is left out: it has only gaps in the training rows."
 
 
 def _constant(name: str) -> str:

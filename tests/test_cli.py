@@ -1,6 +1,7 @@
 """The command line as a user runs it: files in, files and sentences out. Figures are recomputed from the files."""
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -308,9 +309,12 @@ def test_unseen_categories_gaps_and_formats_at_prediction(run, houses):
     run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
     rows = [["sold", "kind", "new", "size", "weight"], ["", "castle", "", "", 1], ["2025-01-01", "flat", "true", 90, 2]]
     new = write_csv("new.csv", rows)
-    for name in ("p.csv", "p.parquet", "p.jsonl"):
+    for name in ("p.csv", "p.parquet", "p.jsonl", "p.csv.gz"):
         status, _, err = run("predict", "m", new, "--out", name)
         assert (status, err) == (0, "")
+    assert gzip.decompress(Path("p.csv.gz").read_bytes()) == Path("p.csv").read_bytes()
+    for name in ("p.parquet.gz", "p.gz", "p"):
+        assert "expected --out with an ending of" in run("predict", "m", new, "--out", name)[2]
     jsonl = [json.loads(line)["price"] for line in Path("p.jsonl").read_text().splitlines()]
     assert pq.read_table("p.parquet")["price"].to_pylist() == jsonl
     assert [float(line["price"]) for line in read_csv("p.csv")] == jsonl
@@ -603,6 +607,8 @@ def test_explain_prints_the_numbers_of_a_row(run, houses):
     assert status == 0 and out.rstrip().endswith(f"= {gradient:.6g}")
     status, out, _ = run("explain", "m", houses, "--row", 7)
     assert f"= {model.network.cost(part.X, part.y, loss=model.loss):.6g}" in out
+    predicted = csv.DictReader(run("predict", "m", houses)[1].splitlines())
+    assert f"= {float(list(predicted)[6]['price']):.6g}\nWhat moves" in out  # in the table's units
     assert run("explain", "m", houses, "--row", 7, "--format", "html")[1].startswith("<section")
     for bad in (("--row", 301), ("--what", "W"), ("--what", "W", "--layer", 9, "--index", "0,0"), ("--index", "a")):
         status, _, err = run("explain", "m", houses, *bad)

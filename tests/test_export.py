@@ -9,6 +9,7 @@ The tests take the first 40 of them; every third is an ensemble of two to five. 
 import argparse
 import csv
 import datetime
+import gzip
 import subprocess
 import sys
 from dataclasses import replace
@@ -451,6 +452,12 @@ def test_the_predictor_runs_alone(known, tmp_path):
     assert list(printed[0]) == list(ours) and [int(row["y"]) for row in printed] == ours["y"]
     assert [float(row["y=1"]) for row in printed] == ours["y=1"].tolist()
     predictor, content = loaded(text), data.read_bytes()
+    packed = tmp_path / "data.csv.gz"
+    packed.write_bytes(gzip.compress(content))
+    assert vars(predictor.read_csv(str(packed))) == vars(predictor.read_csv(str(data)))
+    packed.write_bytes(gzip.compress(content)[:-20])
+    with pytest.raises(predictor.DataError, match="got something else"):
+        predictor.read_csv(str(packed))
     head, *body = content.splitlines(keepends=True)
     data.write_bytes(head + b"".join(body) * (100_000 // len(body)))  # more than a pipe holds
     with subprocess.Popen([sys.executable, str(path), str(data)], stdout=-1, stderr=-1, env={}) as reading:
@@ -468,7 +475,7 @@ def test_the_predictor_runs_alone(known, tmp_path):
         data.write_bytes(bad)
         with pytest.raises(predictor.DataError, match=f"Reading .*data.csv: {message}"):
             predictor.read_csv(str(data))
-    for arguments in ([], [str(data)], [str(tmp_path / "none.csv")]):
+    for arguments in ([], ["--help"], [str(data)], [str(tmp_path / "none.csv")]):
         failed = subprocess.run(
             [sys.executable, str(path), *arguments], capture_output=True, text=True, env={}, check=False
         )

@@ -193,6 +193,12 @@ def test_names_and_number_types(name):
     assert find_optimizer("here", optimizer) is optimizer
 
 
+def test_parameters_in_brackets():
+    assert find_optimizer("here", "adam(0.1, beta1=0.8)") == cr.Adam(0.1, beta1=0.8)
+    assert find_optimizer("here", "nesterov(0.05)") == cr.SGD(0.05, momentum=0.9, nesterov=True)
+    assert find_optimizer("here", "adamw(weight_decay=0)") == cr.AdamW(weight_decay=0)
+
+
 # -- clipping ---------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +300,13 @@ def test_own_schedule():
         (lambda: cr.AdamW(0.1, weight_decay=-1), "AdamW: expected weight_decay of at least 0"),
         (lambda: cr.AdamW(0.1, weight_decay=math.nan), "AdamW: expected weight_decay of at least 0"),
         (lambda: find_optimizer("fit, optimizer", "adm"), "unknown name 'adm'. Did you mean 'adam'?"),
+        (lambda: find_optimizer("fit, optimizer", "adam(-1)"), "Adam: expected learning_rate above 0, got -1"),
+        (
+            lambda: find_optimizer("fit, optimizer", "sgd(beta1=1)"),
+            "parameters among learning_rate, momentum, nesterov",
+        ),
+        (lambda: find_optimizer("fit, optimizer", "sgd(1, 2, 3, 4)"), "got 'sgd(1, 2, 3, 4)' (too many"),
+        (lambda: find_optimizer("fit, optimizer", "sgd(x"), "expected a form such as sgd(0.5), got 'sgd(x'"),
         (lambda: find_optimizer("fit, optimizer", 0.1), "expected an optimizer such as Adam"),
         (lambda: find_schedule("fit, schedule", "cosin"), "Did you mean 'cosine'?"),
         (lambda: find_schedule("fit, schedule", "step(every=0)"), "expected every above 0"),

@@ -487,7 +487,7 @@ def test_copies_and_files(folds, tmp_path):
         assert clone(model).get_params() == model.get_params() and not hasattr(clone(model), "network_")
         path = tmp_path / "model.safetensors"
         model.save(path)
-        loaded = type(model).load(path)
+        loaded = type(model).load(tmp_path)  # the folder of a run
         np.testing.assert_array_equal(loaded.predict(HOUSES), model.predict(HOUSES))
         assert loaded.get_params() == model.get_params() and loaded.n_features_in_ == 5
         assert loaded.encoder_ == model.encoder_ and loaded.target_ == model.target_

@@ -1,5 +1,6 @@
 """chainrule: dense neural networks with nothing hidden."""
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -41,6 +42,11 @@ from .training.schedules import schedule as schedule
 
 __version__ = "0.1.0"
 
+_LATER = {  # what is large, or needs scikit-learn, is loaded when it is first asked for
+    **dict.fromkeys(("Check", "Report", "verify_pair"), ".inspection.verify"),
+    **dict.fromkeys(("MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"), ".estimators"),
+}
+
 if _TYPE_CHECKING:
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
@@ -52,15 +58,14 @@ if _TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> _Any:
-    """The verification, which is large, and the estimators, which need scikit-learn, are loaded when first asked for."""
-    if name in ("Check", "Report", "verify_pair"):
-        from .inspection import verify
-
-        return getattr(verify, name)
-    if name in ("MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"):
+    """What is loaded when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+    if _LATER[name] == ".estimators":
         for package in ("sklearn", "pyarrow")[: 2 if name.startswith("Tabular") else 1]:
             _require(package, "table", name)
-        from . import estimators
+    return getattr(_import_module(_LATER[name], __name__), name)
 
-        return getattr(estimators, name)
-    raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from .plain import from_plain
 from .training.loop import Snapshot
 
 FORMAT = 1
+MODEL_FILE = "model.safetensors"  # in the folder of a run
 LAYERS: dict[str, type[Dense] | type[Scale] | type[Dropout]] = {"dense": Dense, "scale": Scale, "dropout": Dropout}
 T = TypeVar("T")
 
@@ -53,15 +55,22 @@ def model_bytes(kind: str, arrays: Mapping[str, Array], document: Mapping[str, A
     return save(whole, metadata={"chainrule": text})
 
 
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """The path itself, or of a folder that `chainrule train` wrote its model file."""
+    path = Path(path)
+    return path / MODEL_FILE if path.is_dir() else path
+
+
 def read_model(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays and the document of a model file.
+    """The arrays and the document of a model file, or of that in the folder of a run.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or of a newer format.
     """
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):
+    path = model_file(path)
+    if not path.is_file():
         raise ModelFileError(f"{path}: expected a model file, found none. Check the path.")
     try:
         with safe_open(path, framework="numpy") as stream:

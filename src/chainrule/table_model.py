@@ -21,8 +21,9 @@ from .disk import replacing
 from .errors import DataError, DivergenceError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss, squared
-from .inspection.derivation import Derivation
+from .inspection.derivation import Derivation, Step
 from .inspection.derivation import explain as derive
+from .inspection.expression import Number, Product, Sum, Symbol, Words, equals
 from .network import Network, Run
 from .plain import from_plain
 from .tables.columns import MAX_LEVELS, Encoder, Scaling, fit_encoder, numbers
@@ -588,7 +589,8 @@ def explain(
     """The derivation of a number of one row, and the ten features that move its first output most.
 
     With several classes "the output" is the unit of the likeliest class. Without a target in the row only "output"
-    can be derived; by default it is the cost where there is a target.
+    can be derived; by default it is the cost where there is a target. The last step of a regression's output or cost
+    leads back to the table's units.
 
     Raises:
         DataError, ParameterError: the row, or what is asked of it, cannot be used.
@@ -610,10 +612,26 @@ def explain(
     place = place[0] if isinstance(place, tuple) and len(place) == 1 and what != "W" else place
     t = model.network.trace(X, y, loss=model.loss)
     derivation = derive(t, what, layer, place, form=form, layout=layout, digits=digits)  # type: ignore[arg-type]
+    if model.target.task == "regression" and what in ("output", "cost"):
+        derivation = dataclasses.replace(
+            derivation, steps=(*derivation.steps, _in_units(model.target, t.y_hat[0], digits))
+        )
     slopes = np.asarray(t.jacobian("a", wrt="x"))[0, unit]
     names = model.encoder.feature_names
     top = np.argsort(-np.abs(slopes))[:10]
     return derivation, [(names[j], float(t.X[0, j]), float(slopes[j])) for j in top]
+
+
+def _in_units(target: Target, y_hat: Array, digits: int) -> Step:
+    """ŷ (units,) ↦ the targets."""
+    several = len(target.names) > 1
+    relations = []
+    for j, (name, mean, scale) in enumerate(zip(target.names, target.mean, target.scale, strict=True)):
+        y = Symbol("y", below=str(j) if several else "", hat=True)
+        scaled = Product((Number(scale, digits), y))
+        value = Number(mean + scale * float(y_hat[j]), digits)
+        relations.append(equals(Words(name), Sum((scaled, Number(mean, digits))), value))
+    return Step("The output in the table's units", tuple(relations))
 
 
 def verify(model: TableModel, table: pa.Table) -> Report:

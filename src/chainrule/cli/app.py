@@ -18,6 +18,7 @@ from .. import __version__
 from ..disk import replace_all, replacing
 from ..ensemble import Ensemble, Folds, fit_each, load, member_of, notes_of, prepare_folds
 from ..errors import MissingExtraError, OutputError, ParameterError, unknown_name
+from ..files import MODEL_FILE, model_file
 from ..network import Run
 from ..plain import json_text
 from ..table_model import Problem, Settings, TableModel, fit, prepare
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 DEFAULT = Settings()
-MODEL_FILE, PICTURE = "model.safetensors", "learning_curve.png"
+PICTURE = "learning_curve.png"
 FILES = (MODEL_FILE, PICTURE, "metrics.json", "history.jsonl", "settings.toml")  # in the folder of a run
 Source = Annotated[
     str,
@@ -355,19 +356,20 @@ def predict(
     """Write predictions, with the probability of each class."""
     import pyarrow as pa
 
-    from ..tables.read import read_table, write_table
+    from ..tables.read import PACKED, read_table, write_table
 
     formats = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
     if format is None:
-        format = formats.get(out.suffix.lower()) if out else "csv"
-        if format is None:
+        name = "" if out is None else out.name.lower()
+        format = "csv" if out is None else formats.get(Path(name.removesuffix(PACKED)).suffix)
+        if format is None or (format == "parquet" and name.endswith(PACKED)):
             raise ParameterError(
-                f"predict: expected --out with an ending of {', '.join(formats)}, got {out}. Add --format."
+                f"predict: expected --out with an ending of {', '.join(formats)}, text also with .gz, got {out}. Add --format."
             )
     if format not in formats.values():
         raise unknown_name("predict, format", format, ["csv", "parquet", "jsonl"])
-    loaded = load(_model_file(model))
-    _spare(out, source, _model_file(model))
+    loaded = load(model)
+    _spare(out, source, model_file(model))
     table = pa.table(loaded.predict(read_table(source, loaded.text_names)))
     write_table(table, sys.stdout.buffer if out is None else out, format)  # type: ignore[arg-type]
     if out is not None:
@@ -385,7 +387,7 @@ def evaluate(
     from ..report import evaluate as metrics_of
     from ..tables.read import read_table
 
-    loaded = load(_model_file(model))
+    loaded = load(model)
     part = loaded.part(read_table(source, loaded.text_names))
     metrics = metrics_of(loaded, part)
     if as_json:
@@ -443,8 +445,8 @@ def export(
 
     if to not in ("onnx", "python"):
         raise unknown_name("export, to", to, ["onnx", "python"])
-    _spare(out, _model_file(model))
-    loaded = load(_model_file(model))
+    _spare(out, model_file(model))
+    loaded = load(model)
     if to == "onnx":
         to_onnx(loaded, out)
     else:
@@ -581,13 +583,9 @@ def _spare(out: Path | None, *inputs: str | Path) -> None:
         raise OutputError(f"{out}: expected another file than the command reads. Choose another --out.")
 
 
-def _model_file(model: Path) -> Path:
-    return model / MODEL_FILE if model.is_dir() else model
-
-
 def _network_of(model: Path, fold: int) -> TableModel:
     """The model in a file, or that of one fold, counted from 1."""
-    loaded = load(_model_file(model))
+    loaded = load(model)
     folds = len(loaded.members) if isinstance(loaded, Ensemble) else 1
     if not 1 <= fold <= folds:
         raise ParameterError(f"{model}: expected a fold from 1 to {folds}, got {fold}.")

@@ -167,7 +167,8 @@ def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path, split: b
 
 def moves(rows: Sequence[tuple[str, float, float]]) -> None:
     """The inputs that move the output most: name, value in the network, derivative of the output."""
-    table = Table(title="What moves the output most", title_justify="left", title_style="bold")
+    title = "What moves the output most (x and ŷ as the network has them, scaled)"
+    table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("feature", "x", "∂ŷ/∂x"):
         table.add_column(name, justify="left" if name == "feature" else "right")
     for name, value, slope in rows:

@@ -9,6 +9,7 @@ import csv
 import datetime
 import math
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from ..arrays import Array
 from ..errors import DataError
 from ..tables.columns import NUMBER, WHOLE, check_size
-from ..tables.read import DELIMITERS, GAPS, check_names
+from ..tables.read import DELIMITERS, GAPS, check_names, text_of
 
 
 class Table:
@@ -137,14 +138,14 @@ def _dates(values: Iterable[Any], name: str) -> Array:
 
 
 def read_csv(path: str) -> Table:
-    """The texts of a .csv file in UTF-8, None for gaps; the delimiter is found from the header. 1,5 is no number."""
+    """The texts of a .csv or .csv.gz file in UTF-8, None for gaps; the delimiter is found from the header. 1,5 is no number."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with text_of(path) as file:
             first = next((line for line in file if line.strip("\r\n")), "")
             delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
             file.seek(0)
             lines = [row for row in csv.reader(file, delimiter=delimiter) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
         raise DataError(f"Reading {path}: expected a table of text in UTF-8, got something else ({error}).") from None
     if len(lines) < 2:
         raise DataError(f"Reading {path}: expected column names and rows of data, got no rows.")

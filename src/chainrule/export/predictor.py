@@ -85,8 +85,9 @@ def _head(parts: Exported, body: str) -> str:
         "DAY": columns.DAY,
         "GAPS": read.GAPS,
         "DELIMITERS": read.DELIMITERS,
+        "PACKED": read.PACKED,
     }
-    modules = ("base64", "collections", "csv", "datetime", "difflib", "math", "os", "re", "sys")
+    modules = ("base64", "collections", "csv", "datetime", "difflib", "gzip", "io", "math", "os", "re", "sys", "zlib")
     words = set(re.findall(r"\w+", body))
     abstract = [name for name in ("Iterable", "Mapping", "Sequence") if name in words]
     lines = [
@@ -143,7 +144,8 @@ def _before(encoder: columns.Encoder) -> list[str]:
         plain.as_text,
         plain._plain_text,
     ]
-    reading += [plain._places, plain._truths, plain._dates, read.check_names, plain.read_csv]
+    reading += [plain._places, plain._truths, plain._dates, read.check_names]
+    reading += [read.is_packed, read.opened, read.text_of, plain.read_csv]
     return [
         *map(
             source,
@@ -243,7 +245,7 @@ MEAN = """\
 MAIN = '''\
 def main() -> None:
     """Print the predictions for the rows of a .csv file."""
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(f"usage: python {sys.argv[0]} data.csv")
     try:
         table = predict(read_csv(sys.argv[1]))

@@ -125,6 +125,7 @@ def default_parameters(make: Callable[..., Any], skip: int = 2) -> tuple[tuple[s
 
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) -> R:
@@ -137,12 +138,22 @@ def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) 
         return given
     if not isinstance(given, str):
         raise ParameterError(f"{where}: expected a name or a {kind.__name__} record, got {given!r}.")
+    record, values, named = looked_up(where, given, catalogue)
+    return cast(R, record(*values, **named)) if values or named else record
+
+
+def looked_up(where: str, given: str, catalogue: Mapping[str, T]) -> tuple[T, list[Any], dict[str, Any]]:
+    """What a catalogue has by the name in "name" or "name(1, key=2)", and the values in brackets.
+
+    Raises:
+        ParameterError: an unknown name, or brackets that hold something other than values.
+    """
     name, bracket, rest = given.strip().partition("(")
-    record: R | None = catalogue.get(name.strip())
-    if record is None:
-        raise unknown_name(where, name.strip(), catalogue)
+    name = name.strip()
+    if name not in catalogue:
+        raise unknown_name(where, name, catalogue)
     if not bracket:
-        return record
+        return catalogue[name], [], {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
@@ -150,4 +161,4 @@ def find(where: str, given: R | str, kind: type[R], catalogue: Mapping[str, R]) 
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
         raise ParameterError(f"{where}: expected a form such as {name}(0.5), got {given!r}.") from None
-    return cast(R, record(*values, **named))
+    return catalogue[name], values, named

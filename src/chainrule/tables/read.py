@@ -70,18 +70,19 @@ def _is_table(name: str) -> bool:
     return name.lower().endswith(PARQUET_ENDINGS) or name.lower().removesuffix(PACKED).endswith(TEXT_ENDINGS)
 
 
-def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() == PACKED
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is packed by gzip, by its name."""
+    return os.fspath(path).lower().endswith(PACKED)
 
 
-def _opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
+def opened(path: str | os.PathLike[str]) -> gzip.GzipFile | io.BufferedReader:
     """The bytes of a text file, unpacked."""
-    return gzip.open(path) if _is_packed(path) else path.open("rb")
+    return gzip.open(path) if is_packed(path) else open(path, "rb")
 
 
-def _text_of(path: Path) -> IO[str]:
+def text_of(path: str | os.PathLike[str]) -> io.TextIOWrapper:
     """A text file for the csv module."""
-    return io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="")
 
 
 def bundled_target(source: str | os.PathLike[str]) -> str | None:
@@ -93,7 +94,8 @@ def write_table(table: pa.Table, destination: str | os.PathLike[str] | IO[bytes]
     """Write a table to a file or a binary stream.
 
     A file appears complete or not at all: a temporary file beside it is written, synced and renamed. In JSON
-    lines a number that is not finite is null, and what JSON has no type for (a date) is text.
+    lines a number that is not finite is null, and what JSON has no type for (a date) is text. A text file whose
+    name ends in .gz is packed.
 
     Raises:
         ParameterError: unknown format.
@@ -106,9 +108,11 @@ def write_table(table: pa.Table, destination: str | os.PathLike[str] | IO[bytes]
         return _write(table, destination, format)
     path = Path(destination)
     if not path.exists() or path.is_file():
-        with replacing(path) as stream:
-            _write(table, stream, format)
-        return
+        with replacing(path) as file:
+            if format == "parquet" or not is_packed(path):
+                return _write(table, file, format)
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as stream:
+                return _write(table, stream, format)
     try:  # a device or a pipe must not be replaced by a file
         with path.open("wb") as stream:
             _write(table, stream, format)
@@ -116,7 +120,7 @@ def write_table(table: pa.Table, destination: str | os.PathLike[str] | IO[bytes]
         raise OutputError(f"{path}: could not be written ({error.strerror or error}).") from error
 
 
-def _write(table: pa.Table, stream: IO[bytes], format: Format) -> None:
+def _write(table: pa.Table, stream: IO[bytes] | gzip.GzipFile, format: Format) -> None:
     pa = require("pyarrow", "table", "Writing tables")
     try:
         if format == "csv":
@@ -171,7 +175,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     pa = require("pyarrow", "table", "Reading tables")
     arrow = require("pyarrow.csv", "table", "Reading tables")
     try:
-        with _text_of(path) as file:
+        with text_of(path) as file:
             first = next((line for line in file if line.strip("\r\n")), "")
             delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
             file.seek(0)
@@ -187,7 +191,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
         uninterpreted = [raw for raw, name in zip(header, names, strict=True) if name in text]
 
         def parsed(decimal_point: str) -> Any:
-            with pa.input_stream(path, compression="gzip" if _is_packed(path) else None) as file:
+            with pa.input_stream(path, compression="gzip" if is_packed(path) else None) as file:
                 return arrow.read_csv(
                     file,
                     parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
@@ -260,7 +264,7 @@ def check_names(path: Any, names: Sequence[str]) -> None:
 
 def _check_encoding(path: Path) -> None:
     """Raises DataError at the first line that is not UTF-8, if there is one."""
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
@@ -273,7 +277,7 @@ def _check_encoding(path: Path) -> None:
 
 def _check_records(path: Path, delimiter: str) -> None:
     """Raises DataError at the first row with a faulty quote or not as many fields as the header, if there is one."""
-    with _text_of(path) as file:
+    with text_of(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         expected, start = 0, 1
         try:

@@ -340,5 +340,6 @@ def _check_gaps(gap: Array, name: str) -> None:
 
 def _constant(name: str, value: object) -> DataError:
     return DataError(
-        f"Target {name!r}: expected at least two different values, got {value!r:.40} in every row. Name another column."
+        f"Target {name!r}: expected at least two different values, got {value!r:.40} in every row to learn from. "
+        "Name another column, or give more rows."
     )

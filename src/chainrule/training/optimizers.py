@@ -6,14 +6,15 @@ A rule is written once, elementwise, over (xp, real) like the formulas:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..arrays import Array, check_number, namespace
-from ..errors import ParameterError, unknown_name
-from ..formulas.record import Function
+from ..errors import ParameterError
+from ..formulas.record import Function, looked_up
 
 
 class Optimizer(Protocol):
@@ -216,7 +217,7 @@ class Continued:
         return self.optimizer.parts(theta, g, eta, slots, t + self.updates)
 
 
-CATALOGUE: dict[str, Optimizer] = {
+CATALOGUE: dict[str, SGD | Adam] = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.9),
     "nesterov": SGD(momentum=0.9, nesterov=True),
@@ -226,15 +227,18 @@ CATALOGUE: dict[str, Optimizer] = {
 
 
 def find_optimizer(where: str, given: Optimizer | str) -> Optimizer:
-    """An optimizer from a record or a name: "sgd", "momentum", "nesterov", "adam", "adamw".
+    """An optimizer from a record or a name: "sgd", "momentum", "nesterov", "adam", "adamw", or "adam(0.01, beta1=0.8)".
 
     Raises:
-        ParameterError: neither, or unknown.
+        ParameterError: neither, or unknown; parameters that it does not have, or outside their range.
     """
     if isinstance(given, str):
-        if given not in CATALOGUE:
-            raise unknown_name(where, given, CATALOGUE)
-        return CATALOGUE[given]
+        record, values, named = looked_up(where, given, CATALOGUE)
+        try:
+            return replace(record, **inspect.signature(type(record)).bind_partial(*values, **named).arguments)
+        except TypeError as error:
+            form = ", ".join(field.name for field in fields(record))
+            raise ParameterError(f"{where}: expected parameters among {form}, got {given!r} ({error}).") from None
     if isinstance(given, type) or not all(
         hasattr(given, name) for name in ("learning_rate", "slots", "coefficients", "rule")
     ):

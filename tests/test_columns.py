@@ -286,3 +286,14 @@ def test_settings() -> None:
 def test_records_are_frozen() -> None:
     with pytest.raises(AttributeError):
         CategoryColumn("x", ("a",), False).name = "y"  # type: ignore[misc]
+
+
+def test_texts_that_look_like_dates_are_named():
+    """In a file they are dates where they are written as ISO 8601 has it; in a frame a text stays a text."""
+    days = [f"2024-{1 + i // 28:02d}-{1 + i % 28:02d}" for i in range(60)]
+    for texts in (days, [f" {day[-1]}.{day[5:7]}.2024 1{i}:00" for i, day in enumerate(days)]):
+        _, (note,) = fit_encoder(pa.table({"sold": texts, "x": range(60)}), ["sold", "x"])
+        assert "'sold' is left out" in note and "pandas.to_datetime" in note
+    for other in ("ab", "1.2.3.4.5", "12-34-", "1-2.2024", "2024-12-31x"):
+        _, (note,) = fit_encoder(pa.table({"sold": [*days[1:], other], "x": range(60)}), ["sold", "x"])
+        assert "Taken as a category" in note

@@ -7,6 +7,7 @@ the interquartile range, smoothly clipped to (−3, 3). Rows in messages count f
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LARGEST = 1e150  # the square of a larger number may be infinite
 WHOLE = 2.0**63  # below it whole numbers are written without an exponent
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 GROUPED = r"^\s*[+-]?\d{1,3}((,\d{3})+(\.\d*)?|(\.\d{3})+,\d*)\s*$"  # 1,234.5 and 1.234,5
+
+DATED = r"\s*\d{1,4}([-./])\d{1,2}\1\d{1,4}(?=[ T]|$)"  # the beginning of a text that looks like a date
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
 DAY = 86_400_000  # milliseconds
@@ -485,9 +488,12 @@ def _fit_category(
     if len(distinct) == 1 and rows == len(text):
         return None, _constant(name)
     if not forced and rows >= IDENTIFIER_ROWS and 2 * len(distinct) > rows:
+        dated = all(re.match(DATED, text) for text in distinct.slice(0, 100).to_pylist())
+        fix = f"Taken as a category (--category {shlex.quote(name)}) it is kept."
+        if dated:
+            fix = "Dates are kept: write 2024-12-31 in a file, use pandas.to_datetime in a frame."
         return None, (
-            f"Column {name!r} is left out: {len(distinct)} different texts in {rows} rows look like an identifier "
-            f"or free text; taken as a category (--category {shlex.quote(name)}) it is kept."
+            f"Column {name!r} is left out: most rows have a text of their own, as in an identifier or free text. {fix}"
         )
     counts = dict(zip(distinct.to_pylist(), frequency.to_pylist(), strict=True))
     levels = sorted(counts, key=lambda level: (-counts[level], level))

@@ -488,6 +488,7 @@ class CompiledSteps:
     """
 
     def __init__(self, training: Training) -> None:
+        from ..engine.choice import operations
         from ..engine.compiled import Predictor, Settings, Trainer
         from ..engine.order import permutation
 
@@ -517,7 +518,9 @@ class CompiledSteps:
         self.permutation = permutation
         if plan.sampling == "shuffle":
             permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
-        self.pace = 0.0  # seconds that a step takes
+        self.pace = (
+            1e-5 + operations(training.architecture, settings.batch) / 2e9
+        )  # seconds of a step, at first a guess
 
     def advance(self, stop: int) -> bool:
         """Steps up to `stop` or for about a tenth of a second; False where the next one is for the array engine."""
@@ -525,7 +528,7 @@ class CompiledSteps:
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
             self.theta, self.slots = now.theta, list(now.slots.values())
-        count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)) if self.pace else 8)
+        count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)))
         epoch, place = divmod(now.step, training.steps_per_epoch)
         if plan.schedule.same(constant):
             rates = np.full(count, training.learning_rate(now.step))

@@ -532,8 +532,7 @@ def test_divergence_names_layer_row_and_step():
     for part in (
         "fit, step 0 (epoch 1)",
         "a of layer 1 (Dense 3 → 4, square) is inf in row 7 of X",
-        "Lower learning_rate (now 0.001)",
-        "clip_norm",
+        "Scale X and y",  # before the first update no learning rate has a part in it
     ):
         assert part in message
     run = caught.value.run

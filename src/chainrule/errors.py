@@ -6,7 +6,7 @@
     ├── DataError          (ValueError)       the content of arrays, columns or files
     ├── ModelFileError     (ValueError)       a file that is no model of this library
     ├── OutputError        (OSError)          something could not be written
-    ├── DivergenceError    (ArithmeticError)  training produced a number that is not finite
+    ├── DivergenceError    (ArithmeticError and ValueError, as in scikit-learn)  training produced a number that is not finite
     ├── NotTrainedError    (RuntimeError)     a question that only a trained model can answer
     └── MissingExtraError  (ImportError)      an optional dependency is not installed
 
@@ -47,7 +47,7 @@ class OutputError(ChainRuleError, OSError):
     """Something could not be written; what was there before is untouched."""
 
 
-class DivergenceError(ChainRuleError, ArithmeticError):
+class DivergenceError(ChainRuleError, ArithmeticError, ValueError):
     """Training produced a number that is not finite.
 
     `run` holds everything up to the last finite step (a `chainrule.Run`), where there is one.

@@ -239,7 +239,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
         held_out = self._held_out(validation, goal.loss)
         if held_out is None and self.early_stopping and self.solver != "lbfgs":
-            rows, rest = self._split(targets, random)
+            rows, rest = self._split(y, targets.shape[1], random)
             held_out = HeldOut(_dense(X[rest]), targets[rest], y[rest], None if s is None else s[rest])
             X, targets, s = X[rows], targets[rows], None if s is None else s[rows]
         X = _dense(X)
@@ -296,11 +296,11 @@ class MLP(BaseEstimator):  # type: ignore[misc]
             s = _check_sample_weight(validation[2], X, dtype=np.float64)
         return HeldOut(_dense(X), self._targets(y, loss), y, self._weights(y, s))
 
-    def _split(self, targets: Array, random: np.random.RandomState) -> tuple[Array, Array]:
+    def _split(self, y: Array, outputs: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """The numbers of the rows for training and of those for validation, as scikit-learn draws them."""
-        stratify = targets if self._stratified and targets.shape[1] == 1 else None
+        stratify = y if self._stratified and outputs == 1 else None
         rows, rest = train_test_split(
-            np.arange(len(targets)), random_state=random, test_size=self.validation_fraction, stratify=stratify
+            np.arange(len(y)), random_state=random, test_size=self.validation_fraction, stratify=stratify
         )
         if len(rest) < 2:
             raise ParameterError(

@@ -438,11 +438,14 @@ class Training:
         forward = self.compiled.predict if self.compiled else predict
         return evaluate(self.architecture, self.snapshot.theta, data, cost, forward)
 
-    def _where(self, step: int, what: str) -> str:
+    def _where(self, step: int, what: str, begins: bool = False) -> str:
         epoch = step // self.steps_per_epoch + 1
-        lower = f"Lower learning_rate (now {self.plan.optimizer.learning_rate:g})"
-        clip = "" if self.plan.clip_norm else ", or clip the gradient (clip_norm=1.0)"
-        return f"fit, step {step} (epoch {epoch}): expected finite numbers, but {what}. {lower}{clip}."
+        fix = f"Lower learning_rate (now {self.plan.optimizer.learning_rate:g})"
+        if not self.plan.clip_norm:
+            fix += ", or clip the gradient (clip_norm=1.0)"
+        if begins:  # no learning rate had a part in it
+            fix = "Scale X and y to numbers of about 1, or begin with smaller weights"
+        return f"fit, step {step} (epoch {epoch}): expected finite numbers, but {what}. {fix}."
 
     def _first_non_finite(self, step: Step) -> str:
         """Run the bad step again and name the first tensor, layer and row that is not finite."""
@@ -454,7 +457,7 @@ class Training:
                 for name, part in (("∂C/∂W", p.W), ("∂C/∂b", p.b)):
                     if part is not None and not np.isfinite(part).all():
                         what = f"{name} of {self.architecture.describe(number)} is not finite"
-        return self._where(self.snapshot.step, what)
+        return self._where(self.snapshot.step, what, begins=self.snapshot.step == 0)
 
     def _non_finite_value(self, data: Data, step: Step | None, rows: str) -> str | None:
         """The first z, a or loss of a forward pass that is not finite, in words; None if all are."""

@@ -7,12 +7,14 @@ python tests/test_compiled.py --full    every combination of the grid; prints th
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -646,6 +648,18 @@ def test_a_system_without_threads_to_give_says_so(monkeypatch):
     monkeypatch.undo()
     started[0].join(10)
     assert not started[0].is_alive() and team(lambda me: me) == [0, 1, 2]
+
+
+def test_the_threads_of_a_training_end_with_it():
+    before = threading.active_count()
+    X, y = data()
+    for seed in range(3):
+        cr.Network(4, [cr.Dense(3, "tanh"), cr.Dense(3, "softmax")], seed=seed).fit(X, y, engine="compiled", threads=3)
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_an_edited_formula_never_runs_stale_code():

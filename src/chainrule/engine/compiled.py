@@ -132,7 +132,7 @@ class Predictor:
         layers, factors, scratch = describe(architecture, activations, dtype.name, self.block, layout, training=False)
         run = np.zeros(kernel.DESCRIPTION, np.int64)
         run[kernel.AT_SCRATCH] = layout.take(scratch)
-        self.zeros = np.zeros(max(architecture.sizes), dtype)
+        self.zeros = aligned(max(architecture.sizes), dtype)
         run[kernel.ZEROS] = self.zeros.ctypes.data
         run[kernel.BY_ROWS] = True
         run[kernel.AT_TURNED] = layout.take(architecture.P) if small else -1
@@ -308,7 +308,7 @@ class Trainer:
             kernel.S: data[2],
             kernel.GRADIENT: self.gradient,
             kernel.WORK: aligned(layout.size, dtype),
-            kernel.ZEROS: np.zeros(max(architecture.sizes), dtype),
+            kernel.ZEROS: aligned(max(architecture.sizes), dtype),
             kernel.ONES: np.ones(B, dtype),
             kernel.SAMPLES: aligned(3 * vectors + 1, np.float64),
             kernel.COUNTER: aligned(LINE // 8, np.int64),

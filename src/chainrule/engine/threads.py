@@ -34,14 +34,16 @@ class Team:
     def _started(self) -> ThreadPoolExecutor:
         """The others, all running: work that waits for one that the system does not give would wait for ever.
 
+        They end with their pool, which nothing that they hold may refer to.
+
         Raises:
             RuntimeError: the system gives no more threads.
         """
-        self.others = []
+        others = self.others = []
         all_here = threading.Barrier(self.threads)
 
         def begin() -> None:
-            self.others.append(threading.get_native_id())
+            others.append(threading.get_native_id())
             with contextlib.suppress(threading.BrokenBarrierError):
                 all_here.wait()
 

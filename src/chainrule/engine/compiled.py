@@ -266,7 +266,8 @@ class Trainer:
         for at, part in ((kernel.UPDATE, update), *zip(places, of_loss, strict=True)):
             run[at] = part.address
         run[kernel.AGGREGATE] = aggregate_address(cost.aggregate) if aggregated else 0
-        run[kernel.ROWS], run[kernel.BATCH] = settings.rows, B
+        run[kernel.ROWS], run[kernel.BATCH], run[kernel.ORDERED] = settings.rows, B, len(data[0])
+        run[kernel.STEPS] = -(-settings.rows // B)
         by_rows = run[kernel.BY_ROWS] = B * sum(architecture.sizes[1:]) > architecture.P
         n_0, n_1 = architecture.sizes[:2]
         in_place = type(architecture.layers[0]) is Dense and B * n_0 * n_1 > LARGE
@@ -327,11 +328,13 @@ class Trainer:
         order: Array,
         rates: Array,
         cost_sum: float = 0.0,
-    ) -> tuple[int, float]:
+    ) -> tuple[int, float, Array]:
         """As many steps as there are learning rates, from number `step`, which is number `place` of its epoch.
 
-        θ and the slots, (P,) each, are changed. Returns how many steps were made, and `cost_sum`, the cost of the epoch so
-        far, with theirs; fewer than asked if the next has a gradient that is not finite, or too large to be sure of.
+        θ and the slots, (P,) each, are changed. `order` has the orders of all epochs that the steps are of, one after the
+        other. Returns how many steps were made, fewer than asked if the next has a gradient that is not finite, or too
+        large to be sure of; the cost of the last of these epochs so far, of the first with `cost_sum`; and the costs of the
+        epochs before it.
         """
         coefficients = np.empty((len(rates), kernel.COEFFICIENTS))
         counts = np.arange(step + 1, step + 1 + len(rates), dtype=np.float64)
@@ -344,10 +347,12 @@ class Trainer:
             run[kernel.SLOTS + k] = slot.ctypes.data
         self.memory[kernel.COUNTER][0] = 0
         tables = (self.layers, self.factors, run, self.settings, self.parts, self.part_factors)
-        numbers = (rates, coefficients.ctypes.data, self.sums, self.one)
+        per_epoch = int(run[kernel.STEPS])
+        costs = np.zeros((place + len(rates)) // per_epoch)
+        numbers = (rates, coefficients.ctypes.data, costs, self.sums, self.one)
         results = self.team(lambda me: kernel.train(me, self.threads, step, place, *tables, *numbers))
         done, cost_sum = results[0]
-        return done, cost_sum
+        return done, cost_sum, costs[: max(0, place + done - 1) // per_epoch]
 
     def coefficients(self, counts: Array) -> Iterable[Any]:
         """Those of the updates number `counts`; a rule from elsewhere, which may only take one count, is asked for each."""

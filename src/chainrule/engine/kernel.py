@@ -57,8 +57,9 @@ X, Y, S, ORDER, THETA, GRADIENT, WORK, ZEROS, ONES, SAMPLES, COUNTER = range(7, 
 # squares of the gradient are added up, for its norm or as it is small, and not only bounded).
 ROWS, BATCH, AT_X, X_SIZE, AT_Y, AT_WEIGHT, AT_SCRATCH, SCRATCH, SEED, START = range(18, 28)
 BY_ROWS, PICKED, COPIED, SUMMED, PENALISE_BIASES, MEASURED, AT_TURNED = range(28, 35)
-SLOTS = 35  # addresses of the optimizer's vectors, of which there may be four
-DESCRIPTION = 39  # numbers in that vector
+STEPS, ORDERED = 35, 36  # the steps of an epoch, and the numbers of its order, which may be more than its steps take
+SLOTS = 37  # addresses of the optimizer's vectors, of which there may be four
+DESCRIPTION = 41  # numbers in that vector
 # Places in the vector of float64 settings.
 MEAN_WEIGHT, L1, L2, CLIP, OUTPUT_SHARE, SMOOTH, SMOOTH_BY, LARGEST, LONGEST_ROW, COST_SO_FAR = range(10)
 # Vectors of float64 with a number for each sample of the batch: its loss, weight and share of ∇φ.
@@ -361,8 +362,8 @@ def squares(address, rows, n, step, one):
 
 
 @merged
-def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta, scratch, met, one):
-    """z, a and δ of a batch, from place `begin` of the order on, in the workspace; this thread's blocks of them.
+def batch(me, threads, order, begin, rows, step, layers, factors, run, settings, theta, scratch, met, one):
+    """z, a and δ of a batch, from place `begin` of the epoch's order on, in the workspace; this thread's blocks of them.
 
     Returns the address of the batch's X, that of the numbers of its rows there or 0, this thread's part of φ, and the
     count of arrivals.
@@ -372,7 +373,7 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
     smooth, smooth_by = cast(one, settings[SMOOTH]), cast(one, settings[SMOOTH_BY])
     share_of_output = settings[OUTPUT_SHARE]
     first, own = share(rows, me, threads)
-    A, picked = run[X] + begin * n * size, run[ORDER] + begin * 8
+    A, picked = run[X] + begin * n * size, order + begin * 8
     if run[PICKED]:
         A = run[X]
     elif run[COPIED]:  # by units, every thread for itself: that is faster than to fetch rows from another core
@@ -434,13 +435,14 @@ def batch(me, threads, begin, rows, step, layers, factors, run, settings, theta,
 
 @entry
 def train(
-    me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, sums, one
+    me, threads, step, place, layers, factors, run, settings, parts, part_factors, rates, coefficients, costs, sums, one
 ):
     """An update for each of the rates, from step number `step` on, which is number `place` of its epoch.
 
-    All threads call it with the same arguments but `me`. Returns how many updates were made, and the sum of the costs of
-    the epoch's steps so far, each with its share. It ends before an update whose gradient is not finite, or so large that
-    its squares might not be.
+    All threads call it with the same arguments but `me`. Epoch follows on epoch, each with its own part of the order.
+    Returns how many updates were made, and the sum of the costs of the last epoch's steps so far, each with its share; those
+    of the epochs before it are in `costs`. It ends before an update whose gradient is not finite, or so large that its
+    squares might not be.
     """
     widest()
     # On x86 subnormal numbers are zero meanwhile: the moments of gradients that fade away become subnormal, and then
@@ -449,16 +451,22 @@ def train(
     set_float_modes(np.int32(modes | NO_SUBNORMALS))
     layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
     parts, part_factors, rates, sums = borrowed(parts), borrowed(part_factors), borrowed(rates), borrowed(sums)
+    costs = borrowed(costs)
     B, size = run[BATCH], width(one)
     theta, g, work = run[THETA], run[GRADIENT], run[WORK]
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
     met = NO
     done, cost_sum = len(rates), settings[COST_SO_FAR]
+    order, ended = run[ORDER], 0
     for t in range(len(rates)):
-        begin = (place + t) * B
+        begins = place == run[STEPS]
+        if begins:
+            order, place = order + run[ORDERED] * 8, 0
+        begin = place * B
+        place += 1
         rows = min(B, run[ROWS] - begin)
         tables = (layers, factors, run, settings)
-        A, picked, phi, met = batch(me, threads, begin, rows, step + t, *tables, theta, scratch, met, one)
+        A, picked, phi, met = batch(me, threads, order, begin, rows, step + t, *tables, theta, scratch, met, one)
 
         mine = sums[me]
         mine[PHI], mine[PENALTY], mine[SQUARES] = phi, 0.0, 0.0
@@ -482,6 +490,10 @@ def train(
         if not (np.isfinite(cost + penalty) and square < settings[LARGEST]):
             done = t
             break
+        if begins:
+            if me == 0:
+                costs[ended] = cost_sum
+            ended, cost_sum = ended + 1, 0.0
         part_of_epoch = rows / run[ROWS]
         cost_sum += cost * (1.0 if run[SUMMED] else part_of_epoch) + penalty * part_of_epoch
         clip = one
@@ -508,7 +520,8 @@ def per_sample(me, threads, layers, factors, run, settings, out, P, one):
     layers, factors, run, settings = borrowed(layers), borrowed(factors), borrowed(run), borrowed(settings)
     rows, work, size = run[BATCH], run[WORK], width(one)
     scratch = work + (run[AT_SCRATCH] + me * run[SCRATCH]) * size
-    A, _, _, met = batch(me, threads, 0, rows, 0, layers, factors, run, settings, run[THETA], scratch, NO, one)
+    tables = (layers, factors, run, settings)
+    A, _, _, met = batch(me, threads, run[ORDER], 0, rows, 0, *tables, run[THETA], scratch, NO, one)
     wait(run, met, threads)
     first, own = share(rows, me, threads)
     for i in range(first, first + own):

@@ -21,11 +21,17 @@ W0, W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 
 def permutation(count: int, seed: int, purpose: Purpose, *counters: int) -> Array:
     """`counter.permutation`, of less than 2³² numbers."""
+    only: Array = permutations(1, count, seed, purpose, *counters)[0]
+    return only
+
+
+def permutations(times: int, count: int, seed: int, purpose: Purpose, *counters: int) -> Array:
+    """Those of so many values of the first counter, counted up: (times, count)."""
     place = np.zeros(4, np.uint64)
     place[1 : 1 + len(counters)] = counters
-    order = np.empty(count, np.int64)
-    shuffle(order, np.uint64(seed), np.uint64(purpose), place, np.empty(WORDS, np.uint64))
-    return order
+    orders = np.empty((times, count), np.int64)
+    shuffles(orders, np.uint64(seed), np.uint64(purpose), place, np.empty(WORDS, np.uint64))
+    return orders
 
 
 @inlined
@@ -45,6 +51,15 @@ def draw(words, key0, key1, place):
 
 
 @in_order
+def shuffles(orders, key0, key1, place, words):
+    """A shuffle in each row, the next with `place[1]` counted up."""
+    for k in range(len(orders)):
+        place[0] = np.uint64(0)
+        shuffle(orders[k], key0, key1, place, words)
+        place[1] += np.uint64(1)
+
+
+@inlined
 def shuffle(order, key0, key1, place, words):
     """Fisher and Yates's shuffle of 0, 1 …, with numbers of as few bits as there may be, of which too large ones are left out.
 

@@ -30,6 +30,7 @@ from .optimizers import Optimizer, update
 from .schedules import Schedule, constant
 
 SAMPLINGS = ("shuffle", "sequential", "replacement")
+ORDERED = 2**17  # rows whose order is drawn at a time, where one block of compiled steps has several epochs
 BLOCK_SECONDS = 0.1  # about so long compiled steps run before Ctrl-C, limits and the progress bar have their turn
 
 Row = dict[str, float]
@@ -283,6 +284,8 @@ class Training:
         self.factors = None if plain else self.architecture.spread(factors, self.snapshot.theta.dtype)
         self.metric = find_metric("fit, monitor", self.plan.monitor, self.plan.cost.loss)
         self._order: tuple[int, Array] | None = None
+        self.undisturbed = False  # whether nothing happens between two epochs, so that compiled steps go on
+        self.origin = self.since = 0.0  # when the run would have begun without a break, and what it is at, by the clock
         self.compiled = CompiledSteps(self) if self.engine == "compiled" else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -368,7 +371,7 @@ class Training:
     def _next_pause(self, stop: int) -> int:
         """The next step before which something else is to be done."""
         step = self.snapshot.step
-        pauses = [self.steps_per_epoch, *([self.keep_every] if self.keep_every else [])]
+        pauses = [self.keep_every or stop, stop if self.undisturbed else self.steps_per_epoch]
         return min(stop, *(step - step % every + every for every in pauses))
 
     def _update(self) -> None:
@@ -394,13 +397,12 @@ class Training:
             cost_sum=now.cost_sum + phi + float(G.penalty) * share,
         )
 
-    def finish_epoch(self, seconds: float, total_seconds: float) -> Row:
-        """Score the epoch that has just ended, after `seconds` for it; returns its row of the history."""
+    def finish_epoch(self) -> Row:
+        """Score the epoch that has just ended; returns its row of the history."""
         now, plan = self.snapshot, self.plan
-        epoch = now.step // self.steps_per_epoch
-        row: Row = {"epoch": epoch, "step": now.step}
-        row["train_cost"] = score = now.cost_sum
-        row["learning_rate"] = self.learning_rate(now.step - 1)
+        epoch, score = now.step // self.steps_per_epoch, now.cost_sum
+        row = self._row(epoch, score)
+        moment = time.perf_counter()
         if self.validation is not None:
             y_hat, row["valid_cost"] = self.evaluate(self.validation)
             score = row["valid_cost"]
@@ -409,8 +411,7 @@ class Training:
                 if np.ndim(found) or np.asarray(found).dtype.kind not in "biuf":
                     raise ParameterError(f"fit, monitor: expected a number from {plan.monitored}, got {found!r:.40}.")
                 score = row[f"valid_{plan.monitored}"] = float(found)
-        row["seconds"] = total_seconds
-        row["rows_per_second"] = self.rows_per_epoch / max(seconds, 1e-9)
+        row |= self._times(moment - self.since, moment)
         if not np.isfinite(score):
             what = f"the training cost of epoch {epoch} is {score}"
             if self.validation is not None:
@@ -430,7 +431,29 @@ class Training:
             stale=0 if fell else now.stale + 1,
             **best,  # type: ignore[arg-type]
         )
+        self.since = time.perf_counter()
         return row
+
+    def with_earlier_epochs(self, after: Snapshot, costs: Array) -> Snapshot:
+        """A snapshot in which all epochs but the last are scored that ended, with these costs, in a block of steps."""
+        done, steps = len(after.history), self.steps_per_epoch
+        seconds = (time.perf_counter() - self.since) * steps / (after.step - done * steps)  # of each, as it seems
+        rows, reference, stale = [], after.reference, after.stale
+        for epoch, cost in enumerate(costs.tolist(), done + 1):
+            self.since += seconds
+            rows.append(self._row(epoch, cost) | self._times(seconds, self.since))
+            fell = cost < reference - self.plan.tolerance
+            reference, stale = (cost, 0) if fell else (reference, stale + 1)
+        return replace(after, history=(*after.history, *rows), reference=reference, stale=stale)
+
+    def _row(self, epoch: int, cost: float) -> Row:
+        """The beginning of an epoch's row of the history."""
+        step = epoch * self.steps_per_epoch
+        return {"epoch": epoch, "step": step, "train_cost": cost, "learning_rate": self.learning_rate(step - 1)}
+
+    def _times(self, seconds: float, moment: float) -> Row:
+        """The end of the row of an epoch that took so many seconds until this moment."""
+        return {"seconds": moment - self.origin, "rows_per_second": self.rows_per_epoch / max(seconds, 1e-9)}
 
     def evaluate(self, data: Data) -> tuple[Array, float]:
         """ŷ (N, n_L) and the cost of the present θ on a data set, without label smoothing and dropout."""
@@ -493,7 +516,7 @@ class CompiledSteps:
     def __init__(self, training: Training) -> None:
         from ..engine.choice import operations
         from ..engine.compiled import Predictor, Settings, Trainer
-        from ..engine.order import permutation
+        from ..engine.order import permutation, permutations
 
         plan, N, theta = training.plan, training.N, training.snapshot.theta
         gathered = plan.sampling != "sequential"
@@ -518,7 +541,7 @@ class CompiledSteps:
         )
         self.theta, self.slots = np.empty(0), list[Array]()
         self.predictor = training.predictor or Predictor(training.architecture, theta.dtype, training.threads)
-        self.permutation = permutation
+        self.permutation, self.permutations = permutation, permutations
         if plan.sampling == "shuffle":
             permutation(0, plan.seed, Purpose.ORDER)  # compiled or loaded now
         self.pace = (
@@ -531,22 +554,35 @@ class CompiledSteps:
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
             self.theta, self.slots = now.theta, list(now.slots.values())
-        count = min(stop - now.step, max(1, int(BLOCK_SECONDS / self.pace)))
         epoch, place = divmod(now.step, training.steps_per_epoch)
+        most = max(1, ORDERED // training.N) * training.steps_per_epoch - place
+        count = min(stop - now.step, most, max(1, int(BLOCK_SECONDS / self.pace)))
         if plan.schedule.same(constant):
             rates = np.full(count, training.learning_rate(now.step))
         else:
             rates = np.array([training.learning_rate(now.step + k) for k in range(count)])
         begun = time.perf_counter()
-        order = training.order(epoch)
-        done, cost_sum = self.trainer.steps(self.theta, self.slots, now.step, place, order, rates, now.cost_sum)
+        order = self.orders(epoch, 1 + (place + count - 1) // training.steps_per_epoch)
+        given = (self.theta, self.slots, now.step, place, order, rates, now.cost_sum)
+        done, cost_sum, costs = self.trainer.steps(*given)
         if done:
             self.pace = (time.perf_counter() - begun) / done
             if not (all_finite(self.theta) and all(map(all_finite, self.slots))):
                 self._go_back(now, done)
             slots = dict(zip(now.slots, self.slots, strict=True))
-            training.snapshot = replace(now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=cost_sum)
+            after = replace(now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=cost_sum)
+            training.snapshot = training.with_earlier_epochs(after, costs) if len(costs) else after
         return done > 0
+
+    def orders(self, epoch: int, count: int) -> Array:
+        """The orders of so many epochs from this one on, one after the other, (count · N,)."""
+        training, plan = self.training, self.training.plan
+        if count == 1:
+            return training.order(epoch)
+        if plan.sampling == "shuffle":
+            drawn: Array = self.permutations(count, training.N, plan.seed, Purpose.ORDER, epoch, plan.start)
+            return drawn.reshape(-1)
+        return np.concatenate([plan.order(number, training.N) for number in range(epoch, epoch + count)])
 
     def _go_back(self, now: Snapshot, done: int) -> None:
         """After an update that overflowed: θ as it was before the run, in a snapshot that no run continues.
@@ -640,15 +676,15 @@ def run_training(training: Training, on_epoch: OnEpoch | None = None, on_progres
     """
     plan = training.plan
     last_step = plan.steps(training.N)
-    begun = epoch_begun = told = time.perf_counter()
+    begun = told = training.since = time.perf_counter()
     spent = training.snapshot.seconds
+    training.origin = begun - spent
+    training.undisturbed = on_epoch is None and plan.patience is None and training.validation is None
     try:
         with np.errstate(all="ignore"), interrupts() as asked:  # finiteness is checked explicitly at every step
             while True:
                 if training.unscored:
-                    now = time.perf_counter()
-                    row = training.finish_epoch(now - epoch_begun, spent + now - begun)
-                    epoch_begun = time.perf_counter()
+                    row = training.finish_epoch()
                     if on_epoch is not None and on_epoch(dict(row)):
                         return "callback"
                 if plan.patience is not None and training.snapshot.stale >= plan.patience:

@@ -305,6 +305,28 @@ def test_weights_move_the_fit(run):
     assert means == pytest.approx([0.9, 0.5], abs=0.06)
 
 
+def test_codes_are_the_same_categories_with_and_without_a_gap(run):
+    """A gap in a column of whole numbers makes other programs write them as 4.0."""
+    rng = np.random.default_rng(0)
+    codes, z = rng.integers(1, 5, 200), rng.normal(size=200)
+    lines = [[f"{code}.0", x, 10 * code + x] for code, x in zip(codes, z, strict=True)]
+    lines[7][0] = ""
+    trained = write_csv("trained.csv", [["code", "z", "y"], *lines])
+    new = write_csv(
+        "new.csv", [["code", "z", "y"], *([code, *line[1:]] for code, line in zip(codes, lines, strict=True))]
+    )
+    flags = ["-t", "y", "--category", "code", "--epochs", 40, "--hidden", "16"]
+    for first, second, folder in ((trained, new, "a"), (new, trained, "b")):
+        assert run("train", first, *flags, "--out", folder)[::2] == (0, "")
+        assert json.loads(run("evaluate", folder, second, "--json")[1])["r2"] > 0.9
+        run("export", folder, "--to", "python", "--out", f"{folder}.py")
+        predicted = csv.DictReader(run("predict", folder, second)[1].splitlines())
+        alone = subprocess.run([sys.executable, f"{folder}.py", second], capture_output=True, text=True, check=True)
+        printed = csv.DictReader(alone.stdout.splitlines())
+        both = np.array([[float(row["y"]) for row in rows] for rows in (predicted, printed)])
+        np.testing.assert_allclose(both[0], both[1], rtol=1e-6)
+
+
 def test_unseen_categories_gaps_and_formats_at_prediction(run, houses):
     run("train", houses, "-t", "price", *ignore("class", "many", "flag"), *FAST, "--out", "m")
     rows = [["sold", "kind", "new", "size", "weight"], ["", "castle", "", "", 1], ["2025-01-01", "flat", "true", 90, 2]]

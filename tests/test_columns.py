@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from chainrule.errors import DataError, ModelFileError, ParameterError
-from chainrule.tables.columns import CategoryColumn, Encoder, as_text, fit_encoder, kind_of
+from chainrule.export import plain_table
+from chainrule.tables.columns import CategoryColumn, Encoder, as_levels, as_text, fit_encoder, kind_of
 
 
 def encode(values: Any, new: Any = None, **settings: Any) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -297,3 +298,10 @@ def test_texts_that_look_like_dates_are_named():
     for other in ("ab", "1.2.3.4.5", "12-34-", "1-2.2024", "2024-12-31x"):
         _, (note,) = fit_encoder(pa.table({"sold": [*days[1:], other], "x": range(60)}), ["sold", "x"])
         assert "Taken as a category" in note
+
+
+def test_levels_are_whole_numbers_or_text_as_it_is():
+    texts = ["4.0", "4", "4.00", "-3.0", "0.0", "04.0", "04", "4.10", "v4.0", "4.0.0", ".0", "1e3", None]
+    expected = ["4", "4", "4", "-3", "0", "04.0", "04", "4.10", "v4.0", "4.0.0", ".0", "1e3", None]
+    assert as_levels(pa.chunked_array([texts]), "x").to_pylist() == expected
+    assert plain_table.as_levels(texts, "x") == expected

@@ -722,3 +722,14 @@ def main() -> int:
 
 if __name__ == "__main__":
     raise SystemExit(main())
+
+
+def test_codes_with_a_zero_are_the_same_categories_in_a_graph():
+    pandas = pytest.importorskip("pandas")
+    codes = np.array(["1", "2", "3"] * 20)
+    model = cr.TabularRegressor(hidden=(4,), epochs=20, categories=["code"], random_state=0)
+    model.fit(pandas.DataFrame({"code": codes}), codes.astype(float))
+    graph = session(to_onnx(model))
+    plain, dotted = (graph.run(None, {"code": np.array(texts, object)})[0] for texts in (["1", "3"], ["1.0", "3.0"]))
+    np.testing.assert_array_equal(dotted, plain)
+    assert plain[0] != plain[1]

@@ -7,6 +7,7 @@ The operators are those of opset 18, which onnxruntime has since 1.14.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,16 @@ from ..core.layers import Dense
 from ..engine.lowering import ELEMENT, Symbol, in_order, trace
 from ..errors import ParameterError, require
 from ..formulas.activations import softmax
-from ..tables.columns import DAY, BooleanColumn, CategoryColumn, DateColumn, Encoder, NumberColumn, scaled
+from ..tables.columns import (
+    DAY,
+    WHOLE_TEXT,
+    BooleanColumn,
+    CategoryColumn,
+    DateColumn,
+    Encoder,
+    NumberColumn,
+    scaled,
+)
 from ..tables.targets import Target
 from .model import Classes, Exported, exported, formula
 from .model import write as write_file
@@ -341,12 +351,14 @@ def _signs(graph: Graph, column: BooleanColumn) -> str:
 def _levels(graph: Graph, column: CategoryColumn) -> str:
     """(N, k) from text (N,)."""
     text = graph.input(column.name, object, (), "text; what training did not know is a gap")
+    places = dict(zip(column.levels, range(len(column.levels)), strict=True))
+    places |= {f"{level}.0": k for level, k in places.items() if re.match(WHOLE_TEXT, f"{level}.0")}
     index = graph(
         "LabelEncoder",
         text,
         domain="ai.onnx.ml",
-        keys_strings=list(column.levels),
-        values_int64s=list(range(len(column.levels))),
+        keys_strings=list(places),
+        values_int64s=list(places.values()),
         default_int64=len(column.levels),
     )
     return graph("Gather", graph.constant(column.codes), index, axis=0)

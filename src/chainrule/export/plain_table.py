@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError
-from ..tables.columns import NUMBER, WHOLE, check_size
+from ..tables.columns import NUMBER, WHOLE, WHOLE_TEXT, check_size
 from ..tables.read import DELIMITERS, GAPS, check_names, text_of
 
 
@@ -84,6 +84,11 @@ def _number(value: Any, name: str, row: int) -> float:
 def as_text(values: Iterable[Any], name: str) -> list[str | None]:
     """Text as it is, 3 and 3.0 as "3", booleans as "true" and "false"; None for gaps."""
     return [None if is_gap(value) else value if isinstance(value, str) else _plain_text(value) for value in values]
+
+
+def as_levels(values: Iterable[Any], name: str) -> list[str | None]:
+    """`as_text` for categories, of which 4.0 is 4 in text too."""
+    return [None if text is None else re.sub(WHOLE_TEXT, r"\1", text) for text in as_text(values, name)]
 
 
 def _plain_text(value: Any) -> str:

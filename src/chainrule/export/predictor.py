@@ -81,6 +81,7 @@ def _head(parts: Exported, body: str) -> str:
         "PREDICT_ROWS": PREDICT_ROWS,
         "NUMBER": columns.NUMBER,
         "WHOLE": columns.WHOLE,
+        "WHOLE_TEXT": columns.WHOLE_TEXT,
         "LARGEST": columns.LARGEST,
         "DAY": columns.DAY,
         "GAPS": read.GAPS,
@@ -142,6 +143,7 @@ def _before(encoder: columns.Encoder) -> list[str]:
         plain.numbers,
         plain._number,
         plain.as_text,
+        plain.as_levels,
         plain._plain_text,
     ]
     reading += [plain._places, plain._truths, plain._dates, read.check_names]

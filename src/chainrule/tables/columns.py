@@ -31,6 +31,7 @@ IDENTIFIER_ROWS = 20  # from this many rows on, text with under two rows per val
 LARGEST = 1e150  # the square of a larger number may be infinite
 WHOLE = 2.0**63  # below it whole numbers are written without an exponent
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+WHOLE_TEXT = r"^(-?(?:0|[1-9]\d*))\.0+$"
 GROUPED = r"^\s*[+-]?\d{1,3}((,\d{3})+(\.\d*)?|(\.\d{3})+,\d*)\s*$"  # 1,234.5 and 1.234,5
 
 DATED = r"\s*\d{1,4}([-./])\d{1,2}\1\d{1,4}(?=[ T]|$)"  # the beginning of a text that looks like a date
@@ -91,6 +92,13 @@ def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     text = pc.if_else(pc.is_nan(x), None, x.cast(pa.string()))
     whole = pc.and_(pc.equal(x, pc.floor(x)), pc.less(pc.abs(x), WHOLE))
     return pc.if_else(whole, pc.if_else(whole, x, 0).cast(pa.int64()).cast(pa.string()), text)
+
+
+def as_levels(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """`as_text` for categories, of which 4.0 is 4 in text too: a gap in a file's column of codes turns 4 into 4.0."""
+    import pyarrow.compute as pc
+
+    return pc.replace_substring_regex(as_text(column, name), WHOLE_TEXT, r"\1")
 
 
 def numbers(column: pa.ChunkedArray, name: str) -> Array:
@@ -246,7 +254,7 @@ class CategoryColumn:
 
     def encode(self, column: pa.ChunkedArray) -> Array:
         """(N, k) float64; values of other types count as their text."""
-        return np.asarray(self.codes[_places(as_text(column, self.name), self.levels)])
+        return np.asarray(self.codes[_places(as_levels(column, self.name), self.levels)])
 
     @property
     def codes(self) -> Array:
@@ -480,7 +488,7 @@ def _fit_category(
 ) -> tuple[CategoryColumn | None, str]:
     import pyarrow.compute as pc
 
-    text = as_text(column, name)
+    text = as_levels(column, name)
     rows = len(text) - text.null_count
     if not forced:
         mostly_numbers(text, name, f"Correct it, or take it as a category (--category {shlex.quote(name)}).")

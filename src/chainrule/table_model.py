@@ -229,9 +229,11 @@ def weights_of(table: pa.Table, column: str | None, what: str = "the table") -> 
     if column not in table.column_names:
         raise unknown_name("Sample weights", column, table.column_names)
     values = numbers(table.column(column), column)
-    if np.isnan(values).any():
-        row = int(np.argmax(np.isnan(values)))
-        raise DataError(f"Column {column!r}: expected a sample weight in every row, got a gap at row {row + 1}.")
+    bad = np.isnan(values) | (values < 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        got = "a gap" if np.isnan(values[row]) else f"{values[row]:g}"
+        raise DataError(f"Column {column!r}: expected weights of at least 0 in every row, got {got} at row {row + 1}.")
     return check_weights(f"Column {column!r}, {what}", values, len(values))
 
 
@@ -245,9 +247,14 @@ def output_of(target: Target, loss: str | None) -> tuple[str, Loss]:
         output = "softmax" if target.task == "multiclass" else "sigmoid"
         found = default_loss(find_activation("train", output)) if loss is None else find_loss("train, loss", loss)
         if found.targets not in ("real", "probability", "one_hot") or found.name.endswith("_logits"):
+            numbers_too = (
+                " If the target is a number, ask for it (--task regression)."
+                if target.kind in ("integer", "number")
+                else ""
+            )
             raise ParameterError(
                 f"train, loss: expected a loss of probabilities for a {target.task} target, got {found}. "
-                f"Use {default_loss(find_activation('train', output)).name!r} (it is computed on the logits)."
+                f"Use {default_loss(find_activation('train', output)).name!r} (it is computed on the logits).{numbers_too}"
             )
         check_fit("train, loss", find_activation("train", output), found)
         return output, found

@@ -160,7 +160,7 @@ def after(runs: Sequence[Run], result: Mapping[str, Any], folder: Path, split: b
         console.print(f"[yellow]Note: {escape(note)}[/]")
     if in_folds:
         console.print(f"{len(runs)} networks in {seconds}; {result['seconds']:.1f} s in all")
-    if split and result["rows"]["train"] + result["rows"]["validation"] < FEW_ROWS:
+    if split and 10 <= result["rows"]["train"] + result["rows"]["validation"] < FEW_ROWS:
         console.print("With so few rows --folds 5 usually predicts better: five networks in about five times the time.")
     console.print(f"Model, settings, metrics, history and learning curve in [bold]{escape(str(folder))}[/]")
 

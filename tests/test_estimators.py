@@ -498,6 +498,11 @@ def test_dtype_and_sparse_rows(dtype, solver):
         diabetes().fit(huge, np.zeros(10**6))
 
 
+def test_sparse_labels_with_early_stopping():
+    models = [iris(early_stopping=True).fit(IRIS, Y) for Y in (LABELS, sparse.csr_matrix(LABELS))]
+    np.testing.assert_array_equal(models[1].network_.theta, models[0].network_.theta)
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frames_keep_their_names(library):
     frames = pytest.importorskip(library)

@@ -300,7 +300,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
         """The numbers of the rows for training and of those for validation, as scikit-learn draws them."""
         stratify = y if self._stratified and outputs == 1 else None
         rows, rest = train_test_split(
-            np.arange(len(y)), random_state=random, test_size=self.validation_fraction, stratify=stratify
+            np.arange(y.shape[0]), random_state=random, test_size=self.validation_fraction, stratify=stratify
         )
         if len(rest) < 2:
             raise ParameterError(

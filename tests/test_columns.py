@@ -264,6 +264,9 @@ def test_values_that_cannot_be_encoded() -> None:
         ("n", [None, True, True, None], "'n': expected a number.*true or false.*row 2"),
         ("b", ["yes", "no", None, None], "'b': expected true or false.*yes.*row 1"),
         ("d", [1, 2, 3, 4], "'d': expected a date.*a number"),
+        ("d", ["2020-01-31", None, "2021-02-30", "2022-01-01"], "'d': expected a date.*'2021-02-30', at row 3"),
+        ("d", ["2020-01-31 05:06:07.8+01:00", "2020-01-31T05Z", "31.1.2020", None], "'31.1.2020', at row 3"),
+        ("b", ["true", "False", None, "tRue"], "'b': expected true or false.*'tRue', at row 4"),
     ]:
         with pytest.raises(DataError, match=words):
             encoder.encode(TABLE.set_column(TABLE.column_names.index(name), name, pa.array(values)))

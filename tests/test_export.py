@@ -25,7 +25,8 @@ from chainrule.formulas.activations import CATALOGUE
 
 pa = pytest.importorskip("pyarrow")
 from chainrule.ensemble import Ensemble  # noqa: E402
-from chainrule.table_model import Settings, prepare  # noqa: E402
+from chainrule.table_model import Settings, fit, prepare  # noqa: E402
+from chainrule.tables.read import read_table  # noqa: E402
 
 LIMIT = 1e-5  # relative to the larger of 1 (of a regression: the target's standard deviation) and the number
 TRAINING_ROWS, NEW_ROWS = 60, 40
@@ -403,7 +404,7 @@ def test_what_the_predictor_refuses(known):
         predictor.predict(columns | {"number 0": np.full(60, np.inf)})
     with pytest.raises(predictor.DataError, match="expected true or false in every row, got '1' at row 1"):
         predictor.predict(columns | {"truth 4": [1] * 60})
-    for bad in ("soon", 20200101):
+    for bad in ("soon", 20200101, "20200101", "2020", "today", "2020-02-30"):
         with pytest.raises(predictor.DataError, match=f"expected a date in every row, got '{bad}' at row 1"):
             predictor.predict(columns | {"date 5": [bad] * 60})
     with pytest.raises(predictor.DataError, match=r"equally many rows, got \[59, 60\]"):
@@ -733,3 +734,21 @@ def test_codes_with_a_zero_are_the_same_categories_in_a_graph():
     plain, dotted = (graph.run(None, {"code": np.array(texts, object)})[0] for texts in (["1", "3"], ["1.0", "3.0"]))
     np.testing.assert_array_equal(dotted, plain)
     assert plain[0] != plain[1]
+
+
+def test_texts_of_dates_are_read_as_the_library_reads_a_file(tmp_path):
+    """Local time, whatever offset it has; and a graph needs a name for every input."""
+    rows = [f"2023-01-{1 + i % 28:02d}T{i % 24:02d}:30:00+{i % 12:02d}:00" for i in range(60)]
+    path = tmp_path / "times.csv"
+    path.write_text("t,y\n" + "".join(f"{row},{i % 24}\n" for i, row in enumerate(rows)))
+    problem = prepare(read_table(path), ["y"], Settings(hidden=(8,), epochs=30))
+    fit(problem)
+    model = problem.model
+    predictor = loaded(to_python(model))
+    ours = model.predict(read_table(path))["y"]
+    assert np.std(ours) > 1
+    np.testing.assert_allclose(predictor.predict({"t": rows})["y"], ours, rtol=1e-6)
+    np.testing.assert_allclose(predictor.predict(predictor.read_csv(str(path)))["y"], ours, rtol=1e-6)
+    frame = pytest.importorskip("pandas").DataFrame({"": np.arange(30.0), "b": np.arange(30.0) ** 2})
+    with pytest.raises(ParameterError, match="a name for every column"):
+        to_onnx(cr.TabularRegressor(hidden=(3,), epochs=2).fit(frame, frame["b"]))

@@ -76,6 +76,14 @@ def test_gaps_in_numbers_and_text(tmp_path: Path) -> None:
     assert table.column("k").to_pylist() == [1] * len(GAPS) + [None, 1]
 
 
+def test_times_are_local_as_they_are_in_a_frame_with_a_zone(tmp_path: Path) -> None:
+    zoned = file(
+        tmp_path, "t,u\n2023-01-01 05:00:00+09:00,1\n,2\n2023-07-01 05:30:00-03:00,3\n2023-07-01 05:30:00.5Z,4\n"
+    )
+    found = [None if t is None else t.isoformat() for t in read_table(zoned).column("t").to_pylist()]
+    assert found == ["2023-01-01T05:00:00", None, "2023-07-01T05:30:00", "2023-07-01T05:30:00.500000"]
+
+
 def test_byte_order_mark_spaces_in_names_and_text_columns(tmp_path: Path) -> None:
     path = file(tmp_path, b"\xef\xbb\xbfzip, n\n007,1\n010,2\n")
     assert read_table(path).to_pydict() == {"zip": [7, 10], "n": [1, 2]}

@@ -190,10 +190,11 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
         total = matrix.sum()  # finite only if every element is; this needs no memory
     if not (np.isfinite(total) or np.isfinite(matrix).all()):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
-        raise DataError(
-            f"{where}: expected finite numbers in {name}, got {matrix[row, column]} at row {row}, column {column}. "
-            "Remove or fill such rows first."
-        )
+        got, fix = f"{matrix[row, column]}", "Remove or fill such rows first."
+        element: Any = np.asarray(given).reshape(matrix.shape)[row, column]
+        if np.isfinite(float(element)):
+            got, fix = f"{float(element):g}, which {dtype.name} cannot hold,", "Scale the numbers first."
+        raise DataError(f"{where}: expected finite numbers in {name}, got {got} at row {row}, column {column}. {fix}")
     return matrix
 
 

@@ -84,7 +84,7 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
 
     Raises:
         ParameterError: a model that cannot be exported, an activation that does what only arrays can, a column
-            that is called like an output, or weights of more than 2 GB.
+            without a name or called like an output, or weights of more than 2 GB.
         NotTrainedError: an estimator that is not fitted.
         OutputError: the file could not be written; what was there before is untouched.
         MissingExtraError: onnx is not installed.
@@ -123,6 +123,10 @@ class Graph:
 
     def input(self, name: str, dtype: Any, shape: tuple[int, ...], meaning: str) -> str:
         """An input (N, *shape)."""
+        if not name:
+            raise ParameterError(
+                "to_onnx: expected a name for every column, got an empty one. Rename it, and train again."
+            )
         self.inputs[name] = self._value(name, dtype, shape, meaning)
         return name
 

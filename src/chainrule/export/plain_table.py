@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import DataError
-from ..tables.columns import NUMBER, WHOLE, WHOLE_TEXT, check_size
+from ..tables.columns import ISO, NUMBER, WHOLE, WHOLE_TEXT, check_size
 from ..tables.read import DELIMITERS, GAPS, check_names, text_of
 
 
@@ -129,11 +129,14 @@ def _truths(values: Iterable[Any], name: str) -> Array:
 
 
 def _dates(values: Iterable[Any], name: str) -> Array:
-    """(N,) datetime64[ms], NaT for gaps, from dates, datetimes (in local time), datetime64 or ISO text."""
+    """(N,) datetime64[ms], NaT for gaps, from dates, datetimes and ISO text (both in local time), or datetime64."""
     result = []
     for row, value in enumerate(values, 1):
         local = value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
         try:
+            if isinstance(value, str) and not is_gap(value):
+                found = re.match(ISO, value)
+                local = found[1].replace(" ", "T") if found else 0
             if not isinstance(local, str | datetime.date | np.datetime64 | None) and not is_gap(local):
                 raise ValueError
             result.append(np.datetime64("NaT") if is_gap(local) else np.datetime64(local))

@@ -80,6 +80,7 @@ def _head(parts: Exported, body: str) -> str:
     values = {
         "PREDICT_ROWS": PREDICT_ROWS,
         "NUMBER": columns.NUMBER,
+        "ISO": columns.ISO,
         "WHOLE": columns.WHOLE,
         "WHOLE_TEXT": columns.WHOLE_TEXT,
         "LARGEST": columns.LARGEST,

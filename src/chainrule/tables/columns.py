@@ -34,6 +34,7 @@ NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 WHOLE_TEXT = r"^(-?(?:0|[1-9]\d*))\.0+$"
 GROUPED = r"^\s*[+-]?\d{1,3}((,\d{3})+(\.\d*)?|(\.\d{3})+,\d*)\s*$"  # 1,234.5 and 1.234,5
 
+ISO = r"^(\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)(Z|[+-]\d\d(:?\d\d)?)?$"  # local time, and its offset
 DATED = r"\s*\d{1,4}([-./])\d{1,2}\1\d{1,4}(?=[ T]|$)"  # the beginning of a text that looks like a date
 
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
@@ -179,12 +180,25 @@ def _expect(column: pa.ChunkedArray, name: str, kind: Kind) -> None:
     """Raises DataError, with the first value and its row, if a column with values in it is not of `kind`."""
     got = kind_of(column, name)
     if got != kind:
-        row = first_row(column.is_valid())
-        value = f"{as_text(column, name)[row].as_py()!r:.40}"
+        text = as_text(column, name).to_pylist()
+        known = [row for row, value in enumerate(text) if value is not None]
+        row = next((row for row in known if got != "category" or not _reads_as(kind, text[row])), known[0])
+        value = f"{text[row]!r:.40}"
         raise DataError(
             f"Column {name!r}: expected {_NOUNS[kind]} in every row, got {_NOUNS[got]}, {value}, "
             f"at row {row + 1}. Give the column the type that it had in training."
         )
+
+
+def _reads_as(kind: Kind, text: str) -> bool:
+    """Whether a text is what a file has for true or false, or for a date; other texts may have made a column of it text."""
+    if kind == "boolean":
+        return text in ("true", "True", "TRUE", "false", "False", "FALSE")
+    found = re.match(ISO, text)
+    try:
+        return bool(found and np.isfinite(np.datetime64(found[1])))
+    except ValueError:
+        return False
 
 
 def scaled(x: Any, center: Any, factor: Any, clip: bool) -> Any:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 from ..disk import replacing
 from ..errors import DataError, OutputError, did_you_mean, require, unknown_name
+from .columns import ISO
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,7 +191,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
 
         uninterpreted = [raw for raw, name in zip(header, names, strict=True) if name in text]
 
-        def parsed(decimal_point: str) -> Any:
+        def parsed(decimal_point: str, more_text: Sequence[str] = ()) -> Any:
             with pa.input_stream(path, compression="gzip" if is_packed(path) else None) as file:
                 return arrow.read_csv(
                     file,
@@ -199,11 +200,14 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
                         null_values=[*GAPS, *(" " + gap for gap in GAPS)],
                         strings_can_be_null=True,
                         decimal_point=decimal_point,
-                        column_types=dict.fromkeys(uninterpreted, pa.string()),
+                        column_types=dict.fromkeys([*uninterpreted, *more_text], pa.string()),
                     ),
                 )
 
         table = parsed(".")
+        zoned = [field.name for field in table.schema if pa.types.is_timestamp(field.type) and field.type.tz]
+        if zoned:
+            table = _in_local_time(table, parsed(".", zoned))
         if delimiter == ";":
             table = _with_commas(path, table, parsed, uninterpreted)
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
@@ -217,6 +221,18 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     if isinstance(last, str) and "\n" in last:  # an open quote may have swallowed the rest of the file
         _check_records(path, delimiter)
     return table.rename_columns(names)
+
+
+def _in_local_time(table: pa.Table, as_text: pa.Table) -> pa.Table:
+    """The table with times as their texts have them, without the offsets, by which pyarrow makes them universal."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.tz:
+            local = pc.replace_substring_regex(as_text.column(place), ISO, r"\1")
+            table = table.set_column(place, field.name, local.cast(pa.timestamp(field.type.unit)))
+    return table
 
 
 def _with_commas(path: Path, table: pa.Table, parsed: Callable[[str], pa.Table], text: Collection[str]) -> pa.Table:

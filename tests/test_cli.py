@@ -142,6 +142,13 @@ def test_a_quantile_is_judged_by_its_own_loss(run, houses):
     assert metrics["baselines"]["constant"]["share below"] == pytest.approx(0.9, abs=0.1)
 
 
+def test_errors_in_a_table_for_validation_say_that_it_is_meant(run, houses):
+    header, *lines = table()
+    other = write_csv("other.csv", [header, *lines[:20], ["1", "x", "true", "2024-01-01", 1, 5, "unheard", 1, "true"]])
+    status, _, err = run("train", houses, "-t", "class", *ignore("price", "many", "flag"), "--valid", other, *FAST)
+    assert status == 1 and "The validation table: Target 'class'" in err and "'unheard' at row 21" in err
+
+
 def test_a_column_of_gaps_is_left_out(run):
     header, *lines = table()
     path = write_csv("gaps.csv", [[*header, "later"], *([*line, ""] for line in lines)])

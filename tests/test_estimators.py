@@ -476,8 +476,16 @@ def test_weights_may_be_set():
     np.testing.assert_allclose(other.predict_proba(IRIS), np.tile([0.5, 0.3, 0.2], (150, 1)))
     with pytest.raises(ValueError, match="read-only"):
         other.coefs_[0][0, 0] = 1.0
-    with pytest.raises(ValueError, match="shape"):
-        other.coefs_ = [np.zeros((2, 2))]
+    before = other.network_.theta.copy()
+    zeros = np.zeros((4, 6))
+    for parts, words in (
+        ([zeros, np.zeros((2, 2))], "shape"),
+        ([zeros], "expected 2 arrays, one for each layer, got 1"),
+        ([zeros, np.zeros((6, 3)), zeros], "got 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            other.coefs_ = parts
+        np.testing.assert_array_equal(other.network_.theta, before)
 
 
 # -- data and surroundings --------------------------------------------------------------------------------------------

@@ -504,6 +504,20 @@ def test_copies_and_files(folds, tmp_path):
             TabularRegressor.load(path)
 
 
+def test_columns_of_a_file_count_by_name_whatever_they_are_called(tmp_path):
+    """Also x0, x1 …, which are the names of an array's columns."""
+    frame = pd.DataFrame({"x0": IRIS[:, 0], "x1": 100 * IRIS[:, 1], "y": IRIS[:, 0]})
+    model = TabularRegressor(**SMALL).fit(frame[["x0", "x1"]], frame["y"])
+    model.save(tmp_path / "m.safetensors")
+    loaded = TabularRegressor.load(tmp_path / "m.safetensors")
+    expected = model.predict(frame[["x0", "x1"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the model may as well be one of an array
+        np.testing.assert_array_equal(loaded.predict(frame[["x1", "x0"]]), expected)
+        np.testing.assert_array_equal(loaded.predict(pa.table(frame[["x1", "x0"]])), expected)
+    np.testing.assert_array_equal(loaded.predict(frame[["x0", "x1"]].to_numpy()), expected)
+
+
 def test_in_company():
     """Pipelines, searches, column transformers, calibration, learning curves, and other processes."""
     model = TabularClassifier(**SMALL | {"epochs": 30})

@@ -363,12 +363,20 @@ def prepare(
     assert training is not None
     model, notes = learn(training, features, whole, settings, categories, weight)
     held_out = [given if given is not None else part for given, part in zip((valid, test), parts[1:], strict=True)]
-    train, valid_part, test_part = (
-        None if part is None else model.part(part, f"the {name} rows")
-        for name, part in zip(("training", "validation", "test"), (training, *held_out), strict=True)
+    train = model.part(training, "the training rows")
+    valid_part, test_part = (
+        None if part is None else _held_out_part(model, part, name, given is not None)
+        for name, part, given in zip(("validation", "test"), held_out, (valid, test), strict=True)
     )
-    assert train is not None
     return pose(model, train, valid_part, test_part, notes)
+
+
+def _held_out_part(model: TableModel, table: pa.Table, name: str, own: bool) -> Part:
+    """Rows for validation or test; where they are a table of their own, an error says that its rows are meant."""
+    try:
+        return model.part(table, f"the {name} rows")
+    except DataError as error:
+        raise DataError(f"The {name} table: {error}" if own else str(error)) from None
 
 
 def check_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, Self
@@ -523,8 +523,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
     @coefs_.setter
     def coefs_(self, parts: Iterable[Any]) -> None:
-        for k, W in enumerate(parts):
-            self._put(k, W=np.transpose(W))
+        self._put_all("coefs_", [{"W": np.transpose(W)} for W in parts])
 
     @property
     def intercepts_(self) -> list[Array]:
@@ -533,8 +532,7 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
     @intercepts_.setter
     def intercepts_(self, parts: Iterable[Any]) -> None:
-        for k, b in enumerate(parts):
-            self._put(k, b=b)
+        self._put_all("intercepts_", [{"b": b} for b in parts])
 
     def _fitted(self) -> Network:
         if "network_" not in vars(self):
@@ -546,6 +544,15 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
     def _put(self, place: int, **part: Any) -> None:
         self._fitted().set(self._dense()[place][0], **part)
+
+    def _put_all(self, name: str, parts: Sequence[dict[str, Any]]) -> None:
+        """Set a part of every layer, or, where one of them does not fit, of none."""
+        network, dense = copy(self._fitted()), self._dense()
+        if len(parts) != len(dense):
+            raise ParameterError(f"{name}: expected {len(dense)} arrays, one for each layer, got {len(parts)}.")
+        for (number, _), part in zip(dense, parts, strict=True):
+            network.set(number, **part)
+        self.network_ = network
 
     # -- inspection ----------------------------------------------------------------------------------------------
 

@@ -216,7 +216,10 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
         return [str(name) for name in getattr(self, "feature_names_in_", map("x{}".format, range(self.n_features_in_)))]
 
     def _table(self, X: Any) -> Any:
-        return table_of(X, self._features())
+        """X as a table. Columns x0, x1 … of a model from a file may have been named so; then they count by name."""
+        names = self._features()
+        given = column_names(X, "X") if "feature_names_in_" not in vars(self) else []
+        return table_of(X, given if sorted(given) == sorted(names) else names)
 
     def _target_names(self, y: Array, names: Sequence[str]) -> list[str]:
         """Names for the columns of y that no feature has."""

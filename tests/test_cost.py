@@ -371,6 +371,7 @@ def test_bad_costs_are_refused(make, message):
         ([math.inf] + [1] * 11, DataError, "got inf at row 0"),
         ([0] * 12, DataError, "some sample weight above 0, got all zero"),
         (["a"] * 12, DataError, "to be numbers"),
+        ([1e308] * 12, DataError, "with a finite sum, got up to 1e\\+308"),
     ],
 )
 def test_bad_sample_weights_are_refused(s, error, message):

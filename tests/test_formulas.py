@@ -507,6 +507,14 @@ def test_labels_become_one_hot_rows():
     [
         ("categorical_cross_entropy", [0, 3], 3, DataError, "expected labels 0 to 2 in y, got 3 at row 1"),
         ("categorical_cross_entropy", [0, -1], 3, DataError, "expected labels 0 to 2 in y, got -1 at row 1"),
+        ("categorical_cross_entropy", [0, 1e30], 3, DataError, r"expected labels 0 to 2 in y, got 1e\+30 at row 1"),
+        (
+            "categorical_cross_entropy",
+            np.array([0, None]),
+            3,
+            DataError,
+            r"expected labels 0 to 2 in y, got \[0, None\]",
+        ),
         ("categorical_cross_entropy", [0, 0.5], 3, DataError, "expected labels 0 to 2"),
         ("categorical_cross_entropy", [0, float("nan")], 3, DataError, "expected labels 0 to 2"),
         ("categorical_cross_entropy", [0, float("inf")], 3, DataError, "expected labels 0 to 2"),

@@ -937,6 +937,16 @@ def test_set_predict_and_decide_refuse_what_does_not_fit():
         net.W(1)[0, 0] = 1
 
 
+def test_objects_are_numbers_and_labels_or_refused():
+    X, _ = data()
+    for rows in ([[0, None, 0]], np.array([[0, None, 0]])):
+        with pytest.raises(DataError, match="got nan at row 0, column 1"):
+            network().predict(rows)
+    net = cr.Network(3, [cr.Dense(2, "softmax")])
+    labels = (X[:, 0] > 0).astype(int)
+    assert net.cost(X, labels.astype(object)) == net.cost(X, labels)
+
+
 def test_numbers_too_large_for_float32_are_refused_without_a_warning():
     with pytest.raises(DataError, match=r"got 1e\+300, which float32 cannot hold, at row 0, column 1"):
         network(dtype="float32").predict([[0, 1e300, 0]])

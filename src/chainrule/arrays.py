@@ -191,9 +191,9 @@ def check_matrix(where: str, name: str, value: npt.ArrayLike, columns: int | Non
     if not (np.isfinite(total) or np.isfinite(matrix).all()):
         row, column = (int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
         got, fix = f"{matrix[row, column]}", "Remove or fill such rows first."
-        element: Any = np.asarray(given).reshape(matrix.shape)[row, column]
-        if np.isfinite(float(element)):
-            got, fix = f"{float(element):g}, which {dtype.name} cannot hold,", "Scale the numbers first."
+        element = np.float64(np.asarray(given).reshape(matrix.shape)[row, column])
+        if np.isfinite(element):
+            got, fix = f"{element:g}, which {dtype.name} cannot hold,", "Scale the numbers first."
         raise DataError(f"{where}: expected finite numbers in {name}, got {got} at row {row}, column {column}. {fix}")
     return matrix
 
@@ -220,6 +220,11 @@ def check_weights(where: str, value: npt.ArrayLike | None, rows: int) -> Array:
         raise DataError(f"{where}: expected finite sample weights of at least 0, got {weights[row]} at row {row}.")
     if not weights.any():
         raise DataError(f"{where}: expected some sample weight above 0, got all zero.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise DataError(
+                f"{where}: expected sample weights with a finite sum, got up to {weights.max():g}. Scale them."
+            )
     return weights
 
 

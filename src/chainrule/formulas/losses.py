@@ -441,15 +441,16 @@ def check_targets(where: str, loss: Loss, y: Any, outputs: int, dtype: np.dtype[
 
 
 def _one_hot(where: str, labels: Array, outputs: int, dtype: np.dtype[Any]) -> Array:
+    if labels.dtype.kind == "O":
+        labels = np.asarray(labels.tolist())
     if labels.dtype.kind not in "iub":
         whole = labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels == np.round(labels))).all())
         if not whole:
             raise DataError(f"{where}: expected labels 0 to {outputs - 1} in y, got {labels[:3].tolist()} …")
-    labels = labels.astype(np.int64)
     if labels.size == 0:
         raise ShapeError(f"{where}: expected y with at least one row, got none.")
     wrong = (labels < 0) | (labels >= outputs)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(f"{where}: expected labels 0 to {outputs - 1} in y, got {labels[row]} at row {row}.")
-    return np.eye(outputs, dtype=dtype)[labels]
+    return np.eye(outputs, dtype=dtype)[labels.astype(np.int64)]

@@ -267,6 +267,19 @@ def aggregate_place(case: grid.Case, index: int) -> Place:
     return Place(f"aggregate, {part}", f"aggregate {phi}, {part}", put)
 
 
+def hessian_place(case: grid.Case) -> Place:
+    phi = case.cost.aggregate
+
+    @contextlib.contextmanager
+    def put(case, planted):
+        def hessian(*arguments, **parameters):
+            return planted(phi.hessian(*arguments, **parameters))
+
+        yield replace(case, cost=replace(case.cost, aggregate=replace(phi, hessian=hessian)))
+
+    return Place("aggregate, second derivative", f"aggregate {phi}, second derivative", put)
+
+
 def method_place(owner: Any, name: str, blamed: str) -> Place:
     @contextlib.contextmanager
     def put(case, planted):
@@ -451,6 +464,7 @@ def places(case: grid.Case) -> list[Place]:
     if pair is not None and pair is not cost.loss:
         found += [loss_place(case, i, True) for i in range(3)]
     found += [aggregate_place(case, i) for i in range(2)]
+    found += [hessian_place(case)]
     for owner in {type(layer) for layer in A.layers}:
         found += [method_place(owner, "forward", "map"), method_place(owner, "backward", "∂C/∂a_prev")]
         if owner is not Dropout:
@@ -695,6 +709,80 @@ def test_own_record_that_is_wrong_is_named():
     net = cr.Network(2, [cr.Dense(3, wrong), cr.Dense(1)])
     report = net.verify(*data_of(net))
     assert report.blame == ("activation softsign, derivative",)
+
+
+def test_wrong_declarations_of_own_records_are_found():
+    """A range that values leave, shapes that only broadcasting excuses, and a text that is no formula."""
+    X, y = np.random.default_rng(0).standard_normal((6, 2)), np.arange(6.0)
+
+    def report(g=softsign, loss=fourth_power, **options):
+        return cr.Network(2, [cr.Dense(3, g), cr.Dense(1)]).verify(X, y, loss=loss, **options)
+
+    assert report(replace(softsign, range=(0, 1))).blame == ("activation softsign, value",)
+    column = replace(softsign, make=lambda xp, real: (xp.tanh, lambda z, a: (1 - a * a)[:, :1]))
+    assert report(column).blame == ("activation softsign",)
+    assert "expected a derivative of shape (3, 3), got (3, 1)" in report(column).message
+    number = replace(softsign, make=lambda xp, real: (lambda z: z, lambda z, a: 1.0))
+    assert "expected a derivative of shape (3, 3), got ()" in report(number).message
+    summed = replace(fourth_power, make=lambda xp, real: (lambda p, y: ((p - y) ** 4).sum(1), lambda p, y: 0 * y))
+    assert "fourth_power: expected a value of shape (3, 1), got (3,)" in report(loss=summed).message
+    phi = cr.aggregator()(lambda L, s, mean_weight: (L * s, s))
+    assert "expected a value of shape (), got (3,)" in report(aggregate=phi).message
+    for gradient in (lambda net: net.gradient(X, y), lambda net: net.fit(X, y, epochs=1, engine="array")):
+        with pytest.raises(ShapeError, match=r"softsign: expected a derivative of shape \(\d, 3\), got \(\d, 1\)"):
+            gradient(cr.Network(2, [cr.Dense(3, column), cr.Dense(1)]))
+    unread = report(replace(softsign, formula="tanh(((z"))
+    assert unread.ok and "the formula text of softsign cannot be read: tanh(((z" in unread.notes
+
+
+def test_own_aggregators_have_their_own_second_derivative():
+    def make(L, s, mean_weight, power=2.0):
+        mean = (L**power).mean()
+        return mean ** (1 / power), (L / mean ** (1 / power)) ** (power - 1) / len(L)
+
+    X, y = np.random.default_rng(0).standard_normal((6, 2)), np.arange(6.0)
+    net = cr.Network(2, [cr.Dense(3, "tanh"), cr.Dense(1)])
+    plain = cr.aggregator()(make)
+    assert net.verify(X, y, aggregate=plain).ok
+    with pytest.raises(ParameterError, match="expected an aggregator whose second derivative is known"):
+        net.curvature_product(np.ones(net.P), X, y, aggregate=plain)
+    assert not net.verify(X, y, aggregate=replace(plain, hessian=aggregators.flat)).ok
+
+    def hessian(L, s, mean_weight, v, power):
+        phi, w = make(L, s, mean_weight, power)
+        return (power - 1) / phi * ((L / phi) ** (power - 2) * v / len(L) - w * (w @ v))
+
+    full = replace(plain, hessian=hessian)
+    X, y = X + 0.1, y + 3  # no loss near 0, where the power has a singularity
+    assert net.verify(X, y, aggregate=full(power=1.5)).ok
+    v, theta, h = np.random.default_rng(1).standard_normal(net.P), net.theta.copy(), 1e-5
+    found, ends = net.curvature_product(v, X, y, aggregate=full(1.5)), []
+    for step in (h, -h):
+        for layer, part in enumerate(net.architecture.views(theta + step * v), 1):
+            net.set(layer, part.W, part.b)
+        ends.append(net.gradient(X, y, aggregate=full(1.5)).dC_dtheta)
+    np.testing.assert_allclose(found, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", ["sigmoid", "softplus", "silu", "mish", "gelu", "tanh", "elu", softsign])
+def test_right_networks_pass_where_every_z_is_zero(hidden):
+    """The rows of AND and XOR with biases of 0: a formula with cases is stepped along one of them."""
+    X, rows = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), [0.0, 0, 0, 1]
+    for seed in range(5):
+        for output, loss in (
+            ("sigmoid", "squared"),
+            ("softplus", "squared"),
+            ("identity", "binary_cross_entropy_logits"),
+        ):
+            net = cr.Network(2, [cr.Dense(2, hidden), cr.Dense(1, output)], seed=seed)
+            report = net.verify(X, rows, loss=loss)
+            assert report.ok, report
+
+
+def test_zeros_of_theta_leave_the_kink_of_l1_where_rows_are_drawn():
+    X, y = np.random.default_rng(0).standard_normal((200, 2)), np.arange(200.0)
+    report = cr.Network(2, [cr.Dense(3, "tanh"), cr.Dense(1)]).verify(X, y, penalty=cr.Penalty(l1=0.1, biases=True))
+    assert report.ok and "128 of 200 rows drawn" in report.notes, report
 
 
 def test_own_layer_class_is_checked_by_its_own_forward():

@@ -27,6 +27,8 @@ from .formulas import initializers as initializers
 from .formulas import losses as losses
 from .formulas.activations import Activation as Activation
 from .formulas.activations import activation as activation
+from .formulas.aggregators import Aggregator as Aggregator
+from .formulas.aggregators import aggregator as aggregator
 from .formulas.losses import Loss as Loss
 from .formulas.losses import loss as loss
 from .network import Gradients as Gradients

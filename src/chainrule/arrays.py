@@ -61,15 +61,15 @@ class Namespace:
 
 
 class ComplexNamespace(Namespace):
-    """The same names, analytic in the complex step: |z| is −z left of zero, sign is that of the real part.
+    """The same names, analytic in the complex step: |z| is −z left of zero.
 
-    Comparisons, maximum and minimum of NumPy order complex numbers by their real part first, which is
-    what a step of 1e-30 along the imaginary axis needs.
+    NumPy's comparisons, maximum and minimum order complex numbers by their real parts, and equal ones by the imaginary:
+    at z = 0 a step of 1e-30 along the imaginary axis takes the side to which it leads. So do |z| and sign.
     """
 
     @staticmethod
     def abs(z: Array) -> Array:  # type: ignore[override]
-        return np.where(np.real(z) < 0, -z, z)
+        return np.where(z < 0, -z, z)
 
     @staticmethod
     def log1p(z: Array) -> Array:  # type: ignore[override]
@@ -78,7 +78,7 @@ class ComplexNamespace(Namespace):
 
     @staticmethod
     def sign(z: Array) -> Array:  # type: ignore[override]
-        return np.sign(np.real(z))
+        return np.where(z > 0, 1.0, np.where(z < 0, -1.0, 0.0))
 
 
 def namespace(z: Array) -> tuple[type[Namespace], type]:

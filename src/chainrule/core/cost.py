@@ -138,7 +138,15 @@ class Cost:
         return g.backward(self.dC_da(values.y_hat, y, dC_dL), values.logits, values.y_hat)
 
     def tangent_of_dC_dz(
-        self, g: Activation, values: Values, y: Array, dC_dL: Array, R_z: Array, R_y_hat: Array, exact: bool
+        self,
+        g: Activation,
+        values: Values,
+        y: Array,
+        s: Array,
+        mean_weight: float,
+        R_z: Array,
+        R_y_hat: Array,
+        exact: bool,
     ) -> Array:
         """R{δ} of the output layer (N, n_L), where z and ŷ change by R{z} and R{ŷ}; without `exact` as if g were affine.
 
@@ -150,7 +158,8 @@ class Cost:
         curved = loss.second_derivative(at, self.smooth(y))
         bent = (curved @ R_at[..., None])[..., 0] if curved.ndim == 3 else curved * R_at
         outputs = y.shape[1] if self.average_outputs else 1
-        R_dC_dL = self.aggregate.hessian_times(dC_dL, (slope * R_at).sum(axis=1) / outputs)
+        _, L, _, dC_dL = self.losses(g, values, y, s, mean_weight)
+        R_dC_dL = self.aggregate.hessian_times(L, s, mean_weight, (slope * R_at).sum(axis=1) / outputs)
         R_dC_dat = self.seeded(R_dC_dL, slope) + self.seeded(dC_dL, bent)
         if pair is not None:
             return R_dC_dat

@@ -36,39 +36,40 @@ class Activation(Record):
 
     def value(self, z: Array) -> Array:
         """a = g(z), shaped like z (N, n)."""
-        return self.on(z)[0](z)
+        return self.shaped("value", self.on(z)[0](z), z.shape)
 
     def derivative(self, z: Array, a: Array) -> Array:
         """γ = g′: (N, n), or the matrices (N, n, n) where the activation works on rows."""
-        return self.on(z)[1](z, a)
+        rows = (z.shape[-1],) if self.rowwise else ()
+        return self.shaped("derivative", self.on(z)[1](z, a), (*z.shape, *rows))
 
     def second_derivative(self, z: Array, a: Array) -> Array:
         """g″, shaped like z.
 
         Raises:
-            ParameterError: the activation works on rows and has no elementwise second derivative.
+            ParameterError: the activation has none, or works on rows.
         """
         if self.rowwise:
             raise ParameterError(f"{self}: expected an elementwise activation, got one that works on rows.")
-        return self.on(z)[2](z, a)
+        return self.shaped("second derivative", self.part(z, 2, "second derivative")(z, a), z.shape)
 
     def backward(self, dC_da: Array, z: Array, a: Array) -> Array:
         """∂C/∂z from ∂C/∂a, both (N, n): ∂C/∂a ⊙ γ, or the contraction with γ's matrices."""
         if self.rowwise:
-            return self.on(z)[2](dC_da, z, a)
-        return dC_da * self.on(z)[1](z, a)
+            return self.shaped("contraction", self.on(z)[2](dC_da, z, a), dC_da.shape)
+        return dC_da * self.derivative(z, a)
 
     def tangent(self, R_z: Array, z: Array, a: Array) -> Array:
         """R{a} = γ R{z}, (N, n): how a changes where z changes by R{z}."""
         if self.rowwise:
-            return (self.on(z)[1](z, a) @ R_z[..., None])[..., 0]
-        return R_z * self.on(z)[1](z, a)
+            return (self.derivative(z, a) @ R_z[..., None])[..., 0]
+        return R_z * self.derivative(z, a)
 
     def backward_tangent(self, dC_da: Array, z: Array, a: Array, R_z: Array) -> Array:
         """What `backward` changes by, for the same ∂C/∂a, where z changes by R{z}: g″ ⊙ R{z} ⊙ ∂C/∂a, (N, n)."""
         if self.rowwise:
-            return self.on(z)[3](dC_da, z, a, self.tangent(R_z, z, a))
-        return dC_da * self.on(z)[2](z, a) * R_z
+            return self.part(z, 3, "tangent of its contraction")(dC_da, z, a, self.tangent(R_z, z, a))
+        return dC_da * self.second_derivative(z, a) * R_z
 
 
 def activation(

@@ -26,23 +26,34 @@ class Aggregator(Record):
         over_epoch: how the mini-batches of an epoch make up φ of the data set: as their "mean" (by rows), their
             "sum", or not at all: "batchwise" (tilted, risk and maximum) acts on each batch as it is, so that an
             epoch minimises the mean of the batches' φ, which is another cost than that of the full batch.
+        hessian: (L, s, mean_weight, v (N,), **parameters) → ∇²φ v (N,); None where it is not known.
     """
 
     over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise"
+    hessian: Callable[..., Array] | None = None
 
     @property
     def additive(self) -> bool:
         """Whether φ of a data set follows from its mini-batches."""
         return self.over_epoch != "batchwise"
 
-    def hessian_times(self, dC_dL: Array, R_L: Array) -> Array:
-        """∇²φ R{L} (N,), from ∇φ: t (w ⊙ R{L} − w (w · R{L})) of the tilted mean, 0 of the others almost everywhere."""
-        t = dict(self.parameters).get("t", 0.0)
-        return t * dC_dL * (R_L - dC_dL @ R_L)
+    def hessian_times(self, L: Array, s: Array, mean_weight: float, R_L: Array) -> Array:
+        """∇²φ R{L} (N,): how ∇φ changes where L changes by R{L}.
+
+        Raises:
+            ParameterError: a function of one's own without its `hessian`.
+        """
+        if self.hessian is None:
+            raise ParameterError(
+                f"{self}: expected an aggregator whose second derivative is known, got one without. "
+                "Give @aggregator a hessian=; `aggregators.flat` where φ is linear almost everywhere."
+            )
+        return self.shaped("second derivative", self.hessian(L, s, mean_weight, R_L, **dict(self.parameters)), L.shape)
 
     def value_and_gradient(self, L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
         """(φ, ∂φ/∂L (N,))."""
-        return self.make(L, s, mean_weight, **dict(self.parameters))
+        value, dC_dL = self.make(L, s, mean_weight, **dict(self.parameters))
+        return self.shaped("value", value, ()), self.shaped("gradient", dC_dL, L.shape)
 
     def check(self) -> None:
         """Raise ParameterError for a share outside (0, 1] or a temperature of 0."""
@@ -53,14 +64,23 @@ class Aggregator(Record):
                 raise ParameterError(f"{self.name}: expected a finite temperature other than 0, got {value:g}.")
 
 
+def flat(L: Array, s: Array, mean_weight: float, v: Array, **parameters: float) -> Array:
+    """∇²φ v = 0 (N,), of a φ that is linear almost everywhere."""
+    return np.zeros_like(v)
+
+
 def aggregator(
-    formula: str = "", source: str = "", *, over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise"
+    formula: str = "",
+    source: str = "",
+    *,
+    over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise",
+    hessian: Callable[..., Array] | None = None,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
     """Make an `Aggregator` of a function (L, s, mean_weight, **parameters) → (φ, ∂φ/∂L); its name is the function's."""
 
     def build(make: Callable[..., Any]) -> Aggregator:
         name = make.__name__.strip("_")
-        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), over_epoch)
+        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), over_epoch, hessian)
 
     return build
 
@@ -70,19 +90,24 @@ def _dot(weights: Array, L: Array) -> Any:
     return (weights * np.where(weights > 0, L, 0)).sum()
 
 
-@aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", over_epoch="mean")
+@aggregator("Σ sᵢ Lᵢ / (N mean(s))", "004 (8); mini-batches: mathematics §4", over_epoch="mean", hessian=flat)
 def mean(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     # The one place of the factor 1/N. The divisor is the weight expected of N rows, not the weight they have.
     dC_dL = s / (L.shape[0] * mean_weight)
     return _dot(dC_dL, L), dC_dL
 
 
-@aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", over_epoch="sum")
+@aggregator("Σ sᵢ Lᵢ", "000 §3; 003 (16)", over_epoch="sum", hessian=flat)
 def sum_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     return _dot(s, L), s
 
 
-@aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021")
+def _of_tilted(L: Array, s: Array, mean_weight: float, v: Array, t: float) -> Array:
+    w = tilted.make(L, s, mean_weight, t)[1]
+    return t * w * (v - w @ v)
+
+
+@aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021", hessian=_of_tilted)
 def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any, Array]:
     if not s.any():
         return L.sum() * 0, np.zeros_like(s)
@@ -93,7 +118,7 @@ def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any,
     return (top + np.log(total / s.sum())) / t, share.real / total.real
 
 
-@aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000")
+@aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000", hessian=flat)
 def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[Any, Array]:
     if not s.any():
         return L.sum() * 0, np.zeros_like(s)
@@ -108,7 +133,7 @@ def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[An
     return _dot(weight, L), weight
 
 
-@aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties")
+@aggregator("max Lᵢ over sᵢ > 0", "shared equally among ties", hessian=flat)
 def max_(L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
     if not s.any():
         return L.sum() * 0, np.zeros_like(s)

@@ -37,15 +37,19 @@ class Loss(Record):
 
     def value(self, y_hat: Array, y: Array) -> Array:
         """ℒ for every sample and output, (N, n_L)."""
-        return self.on(y_hat)[0](y_hat, y)
+        return self.shaped("value", self.on(y_hat)[0](y_hat, y), y_hat.shape)
 
     def derivative(self, y_hat: Array, y: Array) -> Array:
         """∂L/∂ŷ with L = Σ_d ℒ_d, (N, n_L)."""
-        return self.on(y_hat)[1](y_hat, y)
+        return self.shaped("derivative", self.on(y_hat)[1](y_hat, y), y_hat.shape)
 
     def second_derivative(self, y_hat: Array, y: Array) -> Array:
-        """∂²ℒ/∂ŷ², elementwise (N, n_L); for categorical cross-entropy on logits the matrices (N, n_L, n_L)."""
-        return self.on(y_hat)[2](y_hat, y)
+        """∂²ℒ/∂ŷ², elementwise (N, n_L); for categorical cross-entropy on logits the matrices (N, n_L, n_L).
+
+        Raises:
+            ParameterError: the loss has none.
+        """
+        return self.part(y_hat, 2, "second derivative")(y_hat, y)
 
     @property
     def categorical(self) -> bool:

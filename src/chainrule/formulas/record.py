@@ -17,8 +17,10 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Self, TypeVar, cast
 
+import numpy as np
+
 from ..arrays import Array, namespace
-from ..errors import ParameterError, unknown_name
+from ..errors import ParameterError, ShapeError, unknown_name
 
 Function = Callable[..., Any]
 
@@ -76,6 +78,29 @@ class Record:
     def on(self, z: Array) -> tuple[Function, ...]:
         """The functions bound to the kind of array that z is."""
         return _bind(self.make, self.parameters, namespace(z))
+
+    def part(self, z: Array, k: int, what: str) -> Function:
+        """The function number k of those, which a record of one's own may leave out.
+
+        Raises:
+            ParameterError: it does.
+        """
+        functions = self.on(z)
+        if len(functions) <= k or functions[k] is None:
+            raise ParameterError(
+                f"{self}: expected a record with a {what}, got none. Return it too, as function {k + 1}."
+            )
+        return functions[k]
+
+    def shaped(self, what: str, found: Array, shape: tuple[int, ...]) -> Array:
+        """What a function gave.
+
+        Raises:
+            ShapeError: it has another shape, as it can with a record of one's own.
+        """
+        if np.shape(found) != shape:
+            raise ShapeError(f"{self}: expected a {what} of shape {shape}, got {np.shape(found)}.")
+        return found
 
     def same(self, other: Record) -> bool:
         """Whether both have the same code, whatever their names and parameters."""

@@ -59,7 +59,7 @@ def product(
     R_last = R_z[L]
     assert R_last is not None
     delta = cost.dC_dz(g, values, y, dC_dL)
-    R_delta = cost.tangent_of_dC_dz(g, values, y, dC_dL, R_last, R_a[L], exact)
+    R_delta = cost.tangent_of_dC_dz(g, values, y, s, mean_weight, R_last, R_a[L], exact)
     result = np.zeros_like(theta)
     parts, extra = architecture.views(result), architecture.views(np.zeros_like(theta))
     for number in range(L, 0, -1):

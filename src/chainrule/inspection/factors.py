@@ -14,13 +14,14 @@ import numpy as np
 from ..arrays import Array
 from ..core.architecture import Architecture, Values
 from ..core.layers import Dropout
+from ..errors import ShapeError
 from ..formulas.activations import Activation
 from ..formulas.losses import Loss, on_logits
 from ..formulas.record import Record
 from . import per_sample, rewritten
 from .checks import COMPLEX, EXACT, FLOOR, POINTS, Check, Label, both, both_along, both_in, compare
 from .formula_text import by_formula
-from .numeric import TINY, Direction, Function, along, differentiate
+from .numeric import TINY, Direction, Function, Numeric, along, differentiate, richardson
 from .problem import NEAR, Problem, attempt, away_from_kinks, pick, smooth_rows, z_and_a
 
 COLUMNS, SAMPLES, COORDINATES = 24, 16, 64  # how many are looked at where there are more
@@ -30,6 +31,33 @@ SPREAD = np.array([-2.9, -1.7, -0.9, -0.35, 0.15, 0.55, 1.3, 2.3])
 SMOOTHING, OF_SAMPLES, SEED = "label smoothing", "losses of the samples", "seed of the backward pass, ∂C/∂ℒ"
 BY_PREDICTION, BY_LOGITS = "∂C/∂ŷ", "δ of the output layer, ∂C/∂z"
 PENALTY, PENALTY_GRADIENT = "penalty, value", "penalty, gradient"
+
+
+def check_shapes(problem: Problem) -> Iterator[Check]:
+    """A failed check of each record with a function that gives an array of another shape than it should."""
+    cost, A, one = problem.cost, problem.architecture, np.ones(3)
+
+    def use_activation(g: Activation, z: Array) -> None:
+        a = g.value(z)
+        g.derivative(z, a)
+        g.backward(z, z, a)
+        attempt(g.second_derivative, z, a)
+
+    def use_loss(y_hat: Array, y: Array) -> None:
+        cost.loss.value(y_hat, y)
+        cost.loss.derivative(y_hat, y)
+
+    uses: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+        (f"activation {layer.g}", use_activation, (layer.g, np.resize(SPREAD, (3, n))))
+        for layer, n in zip(A.layers, A.sizes[1:], strict=True)
+    ]
+    uses.append((f"loss {cost.loss}", use_loss, (np.full((3, A.outputs), 0.5), problem.y[[0, 0, 0]])))
+    uses.append((f"aggregate {cost.aggregate}", cost.aggregate.value_and_gradient, (one, one, 1.0)))
+    for factor, use, arguments in uses:
+        try:
+            use(*arguments)
+        except ShapeError as error:
+            yield Check(factor, "shape", np.inf, 0.0, str(error), False)
 
 
 def check_factors(problem: Problem, rng: np.random.Generator) -> Iterator[Check]:
@@ -188,6 +216,7 @@ def check_activation(g: Activation, number: int, z: Array, rng: np.random.Genera
         z = np.where(np.abs(z - kink) < 10 * NEAR * np.maximum(1, np.abs(z)), kink + 0.5, z)
     a = g.value(z)
     label: Label = lambda i: f"layer {number}, z = {z[i[0], i[-1]]:.6g}"  # noqa: E731
+    yield compare(names[0], f"its range, {g.range[0]:g} to {g.range[1]:g}", a, np.clip(a, *g.range), EXACT, label)
 
     def slope(x: Array) -> Array:
         return g.derivative(x, g.value(x))
@@ -326,7 +355,7 @@ def check_layer(A: Architecture, number: int, theta: Array, a_prev: Array, rng: 
 def check_aggregate(problem: Problem, L: Array, rng: np.random.Generator) -> Iterator[Check]:
     """φ and ∇φ at the losses L (N,) of the network; ties are broken where φ has kinks."""
     phi, s, mean_weight = problem.cost.aggregate, problem.s, problem.mean_weight
-    value, first = f"aggregate {phi}, value", f"aggregate {phi}, gradient"
+    value, first, second = (f"aggregate {phi}, {part}" for part in ("value", "gradient", "second derivative"))
     size = float(np.abs(L).max(initial=0.0)) or 1.0
     if not phi.additive:
         L = L + size * 1e-2 * rng.permutation(np.linspace(0, 1, len(L)))
@@ -342,7 +371,16 @@ def check_aggregate(problem: Problem, L: Array, rng: np.random.Generator) -> Ite
     f: Function = lambda x: np.asarray(phi.value_and_gradient(x, s, mean_weight)[0])  # noqa: E731
     numeric = along(f, L, [Direction("", slice(i, i + 1), size=0.1 * size).step(len(L)) for i in places])
     floor = FLOOR * float(np.abs(numeric.central).max(initial=0.0))
-    yield from both(first, slope[places], numeric, lambda i: f"sample {places[i[0]]}", floor, [value])
+    label = lambda i: f"sample {places[i[0]]}"  # noqa: E731
+    yield from both(first, slope[places], numeric, label, floor, [value])
+    if phi.hessian is not None:
+        R_L = size * rng.choice([-1.0, 1.0], len(L))
+        central, error = richardson(lambda x: phi.value_and_gradient(x, s, mean_weight)[1], L, 0.1 * R_L, 0.1)
+        floor = FLOOR * np.abs(slope).max(initial=0.0)
+        numeric = Numeric(None, central, error)
+        yield from both(
+            second, phi.hessian_times(L, s, mean_weight, R_L), numeric, row_column("loss"), floor, [value, first]
+        )
 
 
 def check_cost(problem: Problem, values: Values, rng: np.random.Generator) -> Iterator[Check]:

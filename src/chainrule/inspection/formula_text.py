@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..formulas.losses import Loss
 from ..formulas.record import Record
 
 
@@ -36,6 +38,12 @@ def parsed(formula: str, parameters: tuple[tuple[str, float], ...], variable: st
         return []
 
 
+def unread(records: Iterable[Record]) -> list[Record]:
+    """Those of some activations and losses whose formula text SymPy cannot read."""
+    named = {record: "y_hat" if isinstance(record, Loss) else "z" for record in records if record.formula}
+    return [record for record, name in named.items() if not parsed(record.formula, record.parameters, name, 1)]
+
+
 def evaluate(text: Any, values: dict[str, float]) -> Any:
     """Expressions, in lists or alone, with 50 digits; NaN where one is no number or far out, where it would cost minutes."""
     if isinstance(text, list):
@@ -57,7 +65,7 @@ def by_formula(record: Record, at: dict[str, Array]) -> list[Array]:
     value, and the Jacobians (M, n, n) of an activation or the derivative (M, n) of a loss that is summed over outputs.
     """
     x, *targets = at.values()
-    text = parsed(record.formula, record.parameters, next(iter(at)), x.shape[1])
+    text = parsed(record.formula, record.parameters, next(iter(at)), x.shape[1] if "[" in record.formula else 1)
     if "[" not in record.formula:
         places = [dict(zip(at, place, strict=True)) for place in zip(*(v.flat for v in at.values()), strict=True)]
         return [np.array([evaluate(part, place) for place in places]).reshape(x.shape) for part in text]

@@ -12,6 +12,7 @@ from ..arrays import Array
 from ..core.architecture import Architecture, Masks, Values, forward
 from ..core.backward import gradient
 from ..core.cost import Cost, Losses
+from ..errors import ParameterError
 from ..formulas.losses import Loss
 
 NEAR = 1e-5  # nearer than this to a kink a row takes no part
@@ -87,7 +88,7 @@ def attempt(function: Callable[..., Array], *at: Array) -> Array | None:
     """What a record's function gives; None where a record of one's own leaves it out, as it may second derivatives."""
     try:
         return np.asarray(function(*at))
-    except (IndexError, TypeError, NotImplementedError):
+    except (ParameterError, NotImplementedError):
         return None
 
 

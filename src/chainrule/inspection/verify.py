@@ -31,7 +31,8 @@ from ..formulas.losses import on_logits
 from .checks import COMPLEX, FLOOR, WHOLE, both, both_in, compare
 from .checks import Check as Check
 from .checks import Report as Report
-from .factors import address, check_factors, directions, fewer, on_the_way
+from .factors import address, check_factors, check_shapes, directions, fewer, on_the_way
+from .formula_text import unread
 from .numeric import STEPS, TINY, Direction, Function, along, complex_step
 from .problem import NEAR, Problem, attempt, drawn, in_float64, moved_off_kinks, pick, smooth_rows, z_and_a
 from .torch_witness import torch_gradient
@@ -58,6 +59,9 @@ def verify(
     rng, notes = np.random.default_rng(seed), list[str]()
     with np.errstate(all="ignore"):
         everything = in_float64(architecture, theta, X, y, cost, s, mean_weight, seed)
+        shapes = tuple(check_shapes(everything))
+        if shapes:
+            return Report(shapes)
         C = everything.value(everything.theta)
         if not np.isfinite(C):
             return Report((Check("cost", "finite", np.inf, 0.0, f"C is {C}", False),))
@@ -67,12 +71,15 @@ def verify(
         whole = moved_off_kinks(some, rng, notes)
         if whole is not None:
             checks += check_whole(whole, rests_on, rng, notes)
-        if len(some.X) < len(X) and cost.aggregate.additive:
-            checks.append(check_all_rows(everything, rests_on, rng))
+            if len(some.X) < len(X) and cost.aggregate.additive:
+                checks.append(check_all_rows(replace(everything, theta=whole.theta), rests_on, rng))
         if theta.dtype == np.float32:
             checks.append(check_dtype(some, theta.dtype, [*rests_on, WHOLE]))
     if find_spec("sympy") is None:
         notes.append("sympy is not installed: formula texts were not read")
+    else:
+        records = [*(layer.g for layer in architecture.layers), cost.loss]
+        notes += [f"the formula text of {record} cannot be read: {record.formula}" for record in unread(records)]
     return Report(tuple(checks), tuple(notes))
 
 

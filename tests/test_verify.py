@@ -711,6 +711,23 @@ def test_own_record_that_is_wrong_is_named():
     assert report.blame == ("activation softsign, derivative",)
 
 
+@pytest.mark.parametrize("decorator", [cr.activation, cr.loss, cr.aggregator])
+def test_documented_records_are_right(decorator):
+    """The example of each docstring, in a network, with its second derivative."""
+    code = inspect.cleandoc(decorator.__doc__).partition("\n\n")[2]
+    known: dict[str, Any] = {"chainrule": cr, "np": np}
+    exec(code, known)
+    (record,) = (v for v in known.values() if isinstance(v, cr.Activation | cr.Loss | cr.Aggregator))
+    net = cr.Network(2, [cr.Dense(3, record if decorator is cr.activation else "tanh"), cr.Dense(1)])
+    X, y = data_of(net)
+    options: dict[str, Any] = {"loss": record} if decorator is cr.loss else {}
+    options |= {"aggregate": record} if decorator is cr.aggregator else {}
+    report = net.verify(X, y, sample_weight=np.arange(1.0, 13.0), **options)
+    assert report.ok, report
+    assert any(check.factor.endswith(f" {record}, second derivative") for check in report.checks)
+    assert np.isfinite(net.curvature_product(np.ones(net.P), X, y, **options)).all()
+
+
 def test_wrong_declarations_of_own_records_are_found():
     """A range that values leave, shapes that only broadcasting excuses, and a text that is no formula."""
     X, y = np.random.default_rng(0).standard_normal((6, 2)), np.arange(6.0)

@@ -76,7 +76,18 @@ def aggregator(
     over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise",
     hessian: Callable[..., Array] | None = None,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
-    """Make an `Aggregator` of a function (L, s, mean_weight, **parameters) → (φ, ∂φ/∂L); its name is the function's."""
+    """Make an `Aggregator` of a function (L, s, mean_weight, **parameters) → (φ, ∂φ/∂L); its name is the function's.
+
+    def hessian(L, s, mean_weight, v):
+        phi, w = root_mean_square.make(L, s, mean_weight)
+        return (s / s.sum() * v - w * (w @ v)) / phi
+
+    @chainrule.aggregator("sqrt(Σ pᵢ Lᵢ²)", hessian=hessian)
+    def root_mean_square(L, s, mean_weight):
+        p = s / s.sum()
+        phi = np.sqrt((p * L * L).sum())
+        return phi, p * L / phi
+    """
 
     def build(make: Callable[..., Any]) -> Aggregator:
         name = make.__name__.strip("_")

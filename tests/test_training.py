@@ -796,6 +796,11 @@ BAD = [
     ({"X": [[1, 2, 3], [1, 2]]}, DataError, "fit: expected X to be a matrix of numbers"),
     ({"X": X0 + 1j}, DataError, "complex"),
     ({"X": np.zeros((23, 3), "M8[s]")}, DataError, "got something else (dates or durations)"),
+    (
+        {"X": np.array([[np.datetime64("2020-01-01")] * 3] * 23, object)},
+        DataError,
+        "got something else (dates or durations)",
+    ),
     ({"X": np.ma.masked_where(X0 > 1, X0)}, DataError, "masked numbers. Remove or fill such rows first"),
     (
         {"X": sparse.csr_array(X0)},

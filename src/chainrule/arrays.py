@@ -8,6 +8,7 @@ the analytic continuations and not the modulus.
 from __future__ import annotations
 
 import math
+from datetime import date, timedelta
 from numbers import Real
 from typing import Any
 
@@ -18,6 +19,7 @@ from .errors import DataError, ParameterError, ShapeError
 
 Array = npt.NDArray[Any]
 DTYPES = ("float64", "float32")
+TIMES = (np.datetime64, np.timedelta64, date, timedelta)  # the first two have numbers, which mean nothing here
 
 
 class Namespace:
@@ -153,9 +155,11 @@ def read_array(where: str, name: str, value: npt.ArrayLike) -> Array:
         if sparse or (isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)):
             raise TypeError("masked numbers. Remove or fill such rows first")
         array = np.asarray(value)
-        if array.dtype.kind in "cmM":
-            raise TypeError("complex numbers" if array.dtype.kind == "c" else "dates or durations")
-    except (TypeError, ValueError, OverflowError) as error:
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        if array.dtype.kind in "mM" or (array.dtype.kind == "O" and any(isinstance(v, TIMES) for v in array.flat)):
+            raise TypeError("dates or durations")
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # PyTorch refuses by a RuntimeError
         what = "a sparse matrix. Pass .toarray()" if sparse else f"something else ({error})"
         raise DataError(f"{where}: expected {name} to be a matrix of numbers, got {what}.") from None
     return array

@@ -596,7 +596,7 @@ def test_spec_finds_the_record_again(catalogue, kind):
         (aggregators.find_aggregator, "means", "Did you mean 'mean'?"),
         (aggregators.find_aggregator, "cvar(0)", "share above 0 and at most 1"),
         (aggregators.find_aggregator, "cvar(1.01)", "share above 0 and at most 1"),
-        (aggregators.find_aggregator, "tilted(0)", "temperature other than 0"),
+        (aggregators.find_aggregator, "tilted(0)", "expected t other than 0, got 0"),
         (initializers.find_initializer, "glorot", "Did you mean 'glorot_"),
     ],
 )

@@ -149,3 +149,26 @@ def test_settings_of_another_type_are_refused(options):
 def test_arguments_of_another_type_are_refused(make):
     with pytest.raises(ParameterError):
         make()
+
+
+def test_limits_belong_to_a_record_and_not_to_a_name():
+    """A parameter of one's own may be called as one of the catalogue's."""
+
+    @cr.loss(limits={"power": ("above 1", lambda v: v > 1)})
+    def own(xp, real, tau=5.0, power=2.0):
+        return lambda p, y: (p - y) ** 2 / tau, lambda p, y: 2 * (p - y) / tau, lambda p, y: 0 * p + 2 / tau
+
+    @cr.schedule()
+    def falling(epoch, epochs, slope=-0.1):
+        return 1 + slope * epoch
+
+    assert own(tau=7).parameters == (("tau", 7.0), ("power", 2.0))
+    assert falling(-0.2).factor(2, 10) == pytest.approx(0.6)
+    with pytest.raises(ParameterError, match=r"own: expected power above 1, got 0\.5"):
+        own(power=0.5)
+    for given, message in (
+        ("step(every=0)", "every above 0, got 0"),
+        ("inverse_time(-1)", "rate of at least 0, got -1"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            cr.Network(1, [cr.Dense(1)]).fit([[1.0]], [1.0], schedule=given)

@@ -6,14 +6,14 @@ diag(p) − p pᵀ of every sample, and `contract` applies it to ∂C/∂a witho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..arrays import Array
 from ..errors import ParameterError
 from .functions import sigmoid_of, softmax_of, softplus_of
-from .record import Function, Record, default_parameters, find
+from .record import Function, Limit, Record, default_parameters, find
 
 INFINITY = float("inf")
 
@@ -79,6 +79,7 @@ def activation(
     range: tuple[float, float] = (-INFINITY, INFINITY),
     kinks: tuple[float, ...] = (),
     rowwise: bool = False,
+    limits: Mapping[str, Limit] | None = None,
 ) -> Callable[[Callable[..., Any]], Activation]:
     """Make an `Activation` of a function (xp, real, **parameters) → (g, g′, g″); its name is the function's.
 
@@ -92,9 +93,8 @@ def activation(
     """
 
     def build(make: Callable[..., Any]) -> Activation:
-        return Activation(
-            make.__name__.strip("_"), make, formula, source, default_parameters(make), range, kinks, rowwise
-        )
+        name, parameters = make.__name__.strip("_"), default_parameters(make)
+        return Activation(name, make, formula, source, parameters, range, kinks, rowwise, limits=dict(limits or {}))
 
     return build
 

@@ -7,7 +7,7 @@ its real part, and the gradient then belongs to that. The lines keep to what Num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import ParameterError
-from .record import Record, default_parameters, find
+from .record import Limit, Record, default_parameters, find
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,14 +55,6 @@ class Aggregator(Record):
         value, dC_dL = self.make(L, s, mean_weight, **dict(self.parameters))
         return self.shaped("value", value, ()), self.shaped("gradient", dC_dL, L.shape)
 
-    def check(self) -> None:
-        """Raise ParameterError for a share outside (0, 1] or a temperature of 0."""
-        for name, value in self.parameters:
-            if name == "share" and not 0 < value <= 1:
-                raise ParameterError(f"{self.name}: expected a share above 0 and at most 1, got {value:g}.")
-            if name == "t" and (value == 0 or not np.isfinite(value)):
-                raise ParameterError(f"{self.name}: expected a finite temperature other than 0, got {value:g}.")
-
 
 def flat(L: Array, s: Array, mean_weight: float, v: Array, **parameters: float) -> Array:
     """∇²φ v = 0 (N,), of a φ that is linear almost everywhere."""
@@ -75,6 +67,7 @@ def aggregator(
     *,
     over_epoch: Literal["mean", "sum", "batchwise"] = "batchwise",
     hessian: Callable[..., Array] | None = None,
+    limits: Mapping[str, Limit] | None = None,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
     """Make an `Aggregator` of a function (L, s, mean_weight, **parameters) → (φ, ∂φ/∂L); its name is the function's.
 
@@ -90,8 +83,8 @@ def aggregator(
     """
 
     def build(make: Callable[..., Any]) -> Aggregator:
-        name = make.__name__.strip("_")
-        return Aggregator(name, make, formula, source, default_parameters(make, skip=3), over_epoch, hessian)
+        name, parameters = make.__name__.strip("_"), default_parameters(make, skip=3)
+        return Aggregator(name, make, formula, source, parameters, over_epoch, hessian, limits=dict(limits or {}))
 
     return build
 
@@ -118,7 +111,12 @@ def _of_tilted(L: Array, s: Array, mean_weight: float, v: Array, t: float) -> Ar
     return t * w * (v - w @ v)
 
 
-@aggregator("ln(Σ pᵢ exp(t Lᵢ)) / t", "Li, Beirami, Sanjabi & Smith 2021", hessian=_of_tilted)
+@aggregator(
+    "ln(Σ pᵢ exp(t Lᵢ)) / t",
+    "Li, Beirami, Sanjabi & Smith 2021",
+    hessian=_of_tilted,
+    limits={"t": ("other than 0", bool)},
+)
 def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any, Array]:
     if not s.any():
         return L.sum() * 0, np.zeros_like(s)
@@ -129,7 +127,12 @@ def tilted(L: Array, s: Array, mean_weight: float, t: float = 1.0) -> tuple[Any,
     return (top + np.log(total / s.sum())) / t, share.real / total.real
 
 
-@aggregator("mean of the worst share of the weight", "Rockafellar & Uryasev 2000", hessian=flat)
+@aggregator(
+    "mean of the worst share of the weight",
+    "Rockafellar & Uryasev 2000",
+    hessian=flat,
+    limits={"share": ("above 0 and at most 1", lambda v: 0 < v <= 1)},
+)
 def cvar(L: Array, s: Array, mean_weight: float, share: float = 0.1) -> tuple[Any, Array]:
     if not s.any():
         return L.sum() * 0, np.zeros_like(s)

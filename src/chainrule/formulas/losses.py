@@ -7,7 +7,7 @@ output activation and a loss are a pair, `on_logits` gives that form, exact wher
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..arrays import Array, check_matrix, read_array
 from ..errors import DataError, ParameterError, ShapeError
 from .activations import INFINITY, Activation, exp, identity, sigmoid, softmax
 from .functions import log_sum_exp_of, sigmoid_of, softmax_of
-from .record import Function, Record, default_parameters, find
+from .record import ABOVE_0, BETWEEN_0_AND_1, Function, Limit, Record, default_parameters, find
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,14 +56,6 @@ class Loss(Record):
         """Whether one sample's outputs share one target: their losses add up and are never averaged."""
         return self.targets == "one_hot"
 
-    def check(self) -> None:
-        """Raise ParameterError for a delta that is not positive or a tau outside (0, 1)."""
-        for name, value in self.parameters:
-            if name == "delta" and not 0 < value < INFINITY:
-                raise ParameterError(f"{self.name}: expected delta above 0, got {value:g}.")
-            if name == "tau" and not 0 < value < 1:
-                raise ParameterError(f"{self.name}: expected tau between 0 and 1, got {value:g}.")
-
 
 def loss(
     formula: str = "",
@@ -72,6 +64,7 @@ def loss(
     prediction: tuple[float, float] = (-INFINITY, INFINITY),
     targets: str = "real",
     kinks: tuple[float, ...] = (),
+    limits: Mapping[str, Limit] | None = None,
 ) -> Callable[[Callable[..., Any]], Loss]:
     """Make a `Loss` of a function (xp, real, **parameters) → (ℒ, ∂ℒ/∂ŷ, ∂²ℒ/∂ŷ²); its name is the function's.
 
@@ -84,7 +77,10 @@ def loss(
     """
 
     def build(make: Callable[..., Any]) -> Loss:
-        return Loss(make.__name__, make, formula, source, default_parameters(make), prediction, targets, kinks)
+        parameters = default_parameters(make)
+        return Loss(
+            make.__name__, make, formula, source, parameters, prediction, targets, kinks, limits=dict(limits or {})
+        )
 
     return build
 
@@ -120,7 +116,11 @@ def absolute(xp: Any, real: Any) -> tuple[Function, ...]:
     return value, derivative, second
 
 
-@loss("Piecewise(((y_hat - y)**2/2, Abs(y_hat - y) <= delta), (delta*(Abs(y_hat - y) - delta/2), True))", "Huber 1964")
+@loss(
+    "Piecewise(((y_hat - y)**2/2, Abs(y_hat - y) <= delta), (delta*(Abs(y_hat - y) - delta/2), True))",
+    "Huber 1964",
+    limits={"delta": ABOVE_0},
+)
 def huber(xp: Any, real: Any, delta: float = 1.0) -> tuple[Function, ...]:
     zero, half, one = real(0), real(0.5), real(1)
 
@@ -156,7 +156,12 @@ def log_cosh(xp: Any, real: Any) -> tuple[Function, ...]:
     return value, derivative, second
 
 
-@loss("Max(tau*(y - y_hat), (tau - 1)*(y - y_hat))", "Koenker & Bassett 1978; derivative 0 at u = 0", kinks=(0.0,))
+@loss(
+    "Max(tau*(y - y_hat), (tau - 1)*(y - y_hat))",
+    "Koenker & Bassett 1978; derivative 0 at u = 0",
+    kinks=(0.0,),
+    limits={"tau": BETWEEN_0_AND_1},
+)
 def quantile(xp: Any, real: Any, tau: float = 0.5) -> tuple[Function, ...]:
     zero, one = real(0), real(1)
 

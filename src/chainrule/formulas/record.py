@@ -23,6 +23,11 @@ from ..arrays import Array, namespace
 from ..errors import ParameterError, ShapeError, unknown_name
 
 Function = Callable[..., Any]
+Limit = tuple[str, Callable[[float], bool]]
+
+ABOVE_0: Limit = ("above 0", lambda v: v > 0)
+AT_LEAST_0: Limit = ("of at least 0", lambda v: v >= 0)
+BETWEEN_0_AND_1: Limit = ("between 0 and 1", lambda v: 0 < v < 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +40,7 @@ class Record:
         formula: the value in SymPy's syntax, which the tests differentiate and compare with `make`.
         source: where it comes from: a seed and its equation, or a paper.
         parameters: sorted (name, number) pairs, such as (("slope", 0.01),).
+        limits: what holds of a parameter, in words and as a function, by its name: {"slope": ("above 0", lambda v: v > 0)}.
     """
 
     name: str
@@ -42,12 +48,13 @@ class Record:
     formula: str = ""
     source: str = ""
     parameters: tuple[tuple[str, float], ...] = field(default=())
+    limits: Mapping[str, Limit] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __call__(self, *values: float, **named: float) -> Self:
         """The same formula with other parameters: `leaky_relu(0.2)`, `huber(delta=2)`.
 
         Raises:
-            ParameterError: a parameter that the formula does not have, or that is no number.
+            ParameterError: a parameter that the formula does not have, that is no number, or beyond its limit.
         """
         known = [name for name, _ in self.parameters]
         if len(values) > len(known):
@@ -68,12 +75,10 @@ class Record:
         for name, number in exact.items():
             if not math.isfinite(number):
                 raise ParameterError(f"{self.name}: expected {name} to be a finite number, got {number}.")
-        changed = replace(self, parameters=tuple((dict(self.parameters) | exact).items()))
-        changed.check()
-        return changed
-
-    def check(self) -> None:
-        """Raise ParameterError where a parameter lies outside its range."""
+        for name, (words, holds) in self.limits.items():
+            if name in exact and not holds(exact[name]):
+                raise ParameterError(f"{self.name}: expected {name} {words}, got {exact[name]:g}.")
+        return replace(self, parameters=tuple((dict(self.parameters) | exact).items()))
 
     def on(self, z: Array) -> tuple[Function, ...]:
         """The functions bound to the kind of array that z is."""

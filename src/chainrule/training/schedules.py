@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ParameterError
-from ..formulas.record import Record, default_parameters, find
+from ..formulas.record import ABOVE_0, AT_LEAST_0, Limit, Record, default_parameters, find
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,20 +27,15 @@ class Schedule(Record):
         """The factor of the learning rate at a moment of the training."""
         return float(self.make(epoch, epochs, **dict(self.parameters)))
 
-    def check(self) -> None:
-        """Raise ParameterError for negative parameters, or a length of zero epochs."""
-        for name, value in self.parameters:
-            if not (value > 0 if name in ("every", "length") else value >= 0):
-                raise ParameterError(f"{self.name}: expected {name} above 0, got {value:g}.")
-
 
 def schedule(
-    formula: str = "", source: str = "", *, planned: bool = True
+    formula: str = "", source: str = "", *, planned: bool = True, limits: Mapping[str, Limit] | None = None
 ) -> Callable[[Callable[..., float]], Schedule]:
     """Make a `Schedule` of a function (epoch, epochs, **parameters) → factor; its name is the function's."""
 
     def build(make: Callable[..., Any]) -> Schedule:
-        return Schedule(make.__name__, make, formula, source, default_parameters(make), planned)
+        parameters = default_parameters(make)
+        return Schedule(make.__name__, make, formula, source, parameters, planned, limits=dict(limits or {}))
 
     return build
 
@@ -51,17 +45,22 @@ def constant(epoch: float, epochs: int) -> float:
     return 1.0
 
 
-@schedule("factor**floor(epoch / every)", planned=False)
+@schedule("factor**floor(epoch / every)", planned=False, limits={"every": ABOVE_0, "factor": AT_LEAST_0})
 def step(epoch: float, epochs: int, every: float = 10.0, factor: float = 0.5) -> float:
     return factor ** math.floor(epoch / every)
 
 
-@schedule("1 / (1 + rate·epoch)", "Robbins & Monro 1951", planned=False)
+@schedule("1 / (1 + rate·epoch)", "Robbins & Monro 1951", planned=False, limits={"rate": AT_LEAST_0})
 def inverse_time(epoch: float, epochs: int, rate: float = 1.0) -> float:
     return 1 / (1 + rate * epoch)
 
 
-@schedule("(1 + before + rows·floor(epoch))**-power", "scikit-learn's invscaling", planned=False)
+@schedule(
+    "(1 + before + rows·floor(epoch))**-power",
+    "scikit-learn's invscaling",
+    planned=False,
+    limits=dict.fromkeys(("rows", "power", "before"), AT_LEAST_0),
+)
 def inverse_power(epoch: float, epochs: int, rows: float = 1.0, power: float = 0.5, before: float = 0.0) -> float:
     return (1 + before + rows * math.floor(epoch)) ** -power
 
@@ -76,12 +75,16 @@ def cosine(epoch: float, epochs: int) -> float:
     return _half_wave(epoch / epochs)
 
 
-@schedule("min(1, epoch / length)", "Goyal et al. 2017", planned=False)
+@schedule("min(1, epoch / length)", "Goyal et al. 2017", planned=False, limits={"length": ABOVE_0})
 def warmup(epoch: float, epochs: int, length: float = 5.0) -> float:
     return min(1.0, epoch / length)
 
 
-@schedule("epoch / length, then ½ (1 + cos(π (epoch − length)/(epochs − length)))", "Goyal et al. 2017")
+@schedule(
+    "epoch / length, then ½ (1 + cos(π (epoch − length)/(epochs − length)))",
+    "Goyal et al. 2017",
+    limits={"length": ABOVE_0},
+)
 def warmup_cosine(epoch: float, epochs: int, length: float = 5.0) -> float:
     if epoch < length:
         return epoch / length

@@ -56,6 +56,7 @@ ORDER = [  # a module may import from the groups before its own
     [""],  # the package, with the public names
     ["bench.*"],
     ["cli.*"],
+    ["__main__"],
 ]
 TABLES_MAY_USE = {"errors", "arrays", "counter", "disk", "plain"}
 EMPTY = {"formulas", "core", "inspection", "training", "tables", "engine"}  # packages that only say what they hold
@@ -67,6 +68,7 @@ PUBLIC = [
     "Activation",
     "Adam",
     "AdamW",
+    "Aggregator",
     "ChainRuleError",
     "DataError",
     "DivergenceError",
@@ -96,6 +98,7 @@ PUBLIC = [
     "TabularRegressor",
     "activation",
     "activations",
+    "aggregator",
     "aggregators",
     "initializers",
     "load_snapshot",

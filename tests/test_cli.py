@@ -474,6 +474,18 @@ def test_full_disk_keeps_the_old_model(run, houses, monkeypatch):
     assert not [name for name in os.listdir("m") if name.endswith(".tmp")]
 
 
+def test_the_package_is_a_program_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "chainrule", "evaluate", "no.safetensors", "no.csv"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (
+        (done.returncode, done.stdout) == (1, "")
+        and done.stderr.startswith("error: ")
+        and "no.safetensors" in done.stderr
+    )
+
+
 @pytest.mark.parametrize("engine", ["array", "compiled"])
 def test_ctrl_c_keeps_the_best_epoch(houses, tmp_path, engine):
     if engine == "compiled":

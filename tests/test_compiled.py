@@ -38,6 +38,7 @@ from chainrule.training import loop
 from chainrule.training.loop import Data, Plan, Training, first_snapshot, run_training
 from chainrule.training.optimizers import SGD, update
 from chainrule.training.schedules import constant
+from own import fourth_power
 
 pytest.importorskip("numba")
 
@@ -632,26 +633,12 @@ def own_untraceable(xp, real):
     return g, dg, dg
 
 
-@cr.loss("(y_hat - y)**4")
-def own_fourth_power(xp, real):
-    def value(y_hat, y):
-        return (y_hat - y) ** 4
-
-    def derivative(y_hat, y):
-        return real(4) * (y_hat - y) ** 3
-
-    def second(y_hat, y):
-        return real(12) * (y_hat - y) ** 2
-
-    return value, derivative, second
-
-
 def test_own_records():
     X, _ = data()
     ends = []
     for engine in ("array", "compiled"):
         net = cr.Network(4, [cr.Dense(6, own_softsign), cr.Dense(2)], seed=2)
-        run = net.fit(X, X[:, :2], loss=own_fourth_power, epochs=3, engine=engine)
+        run = net.fit(X, X[:, :2], loss=fourth_power, epochs=3, engine=engine)
         assert run.training is None and run.engine == engine
         ends.append(net.theta.copy())
     np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-12)

@@ -29,6 +29,7 @@ import chainrule as cr
 from chainrule import MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor
 from chainrule.errors import DataError, ParameterError
 from estimator_checks import weights_are_no_repetitions
+from own import softsign
 
 THEIRS = {MLPClassifier: neural_network.MLPClassifier, MLPRegressor: neural_network.MLPRegressor}
 IRIS, SPECIES = load_iris(return_X_y=True)
@@ -300,17 +301,6 @@ def test_losses_of_numbers(loss):
         assert np.mean(model.predict(PATIENTS) >= PROGRESS) == pytest.approx(0.9, abs=0.06)
     with pytest.raises(ParameterError, match="loss"):
         iris(loss="gamma").fit(IRIS, SPECIES)
-
-
-@cr.activation("z / (1 + Abs(z))", range=(-1, 1))
-def softsign(xp, real):
-    """An activation of one's own."""
-    one, two = real(1), real(2)
-    return (
-        lambda z: z / (one + xp.abs(z)),
-        lambda z, a: (one - xp.abs(a)) ** 2,
-        lambda z, a: -two * xp.sign(z) * (one - xp.abs(a)) ** 3,
-    )
 
 
 def test_activations_and_dropout_of_each_layer():

@@ -33,6 +33,7 @@ from chainrule.errors import (
 )
 from chainrule.training.metrics import error_rate, mae, rmse
 from chainrule.training.schedules import Schedule, constant
+from own import softsign
 
 OPTIMIZERS = {
     "sgd": cr.SGD(0.1),
@@ -1137,22 +1138,6 @@ def test_numpy_numbers_as_sizes_can_be_saved(tmp_path):
     net = cr.Network(np.int64(3), [cr.Dropout(np.float32(0.25)), cr.Dense(np.int64(3), "softmax")], seed=np.int64(1))
     net.save(tmp_path / "net.model")
     np.testing.assert_array_equal(cr.Network.load(tmp_path / "net.model").theta, net.theta)
-
-
-@cr.activation("z/(1 + Abs(z))", range=(-1, 1))
-def softsign(xp, real):
-    one = real(1)
-
-    def g(z):
-        return z / (one + xp.abs(z))
-
-    def dg(z, a):
-        return (one - xp.abs(a)) ** 2
-
-    def d2g(z, a):
-        return -real(2) * xp.sign(z) * (one - xp.abs(a)) ** 3
-
-    return g, dg, d2g
 
 
 def test_own_activation_is_passed_in_again(tmp_path):

@@ -31,6 +31,7 @@ from chainrule.errors import ParameterError, ShapeError
 from chainrule.formulas import activations, aggregators, losses
 from chainrule.inspection import curvature, formula_text, verify
 from chainrule.inspection.trace import trace
+from own import fourth_power, softsign
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 import grid
@@ -650,22 +651,6 @@ def test_same_seed_same_report_and_nothing_is_changed():
 # -- one's own records ------------------------------------------------------------------------------------------------
 
 
-@cr.activation("z / (1 + Abs(z))", range=(-1, 1))
-def softsign(xp, real):
-    one, two = real(1), real(2)
-
-    def g(z):
-        return z / (one + xp.abs(z))
-
-    def dg(z, a):
-        return (one - xp.abs(a)) ** 2
-
-    def d2g(z, a):
-        return -two * xp.sign(z) * (one - xp.abs(a)) ** 3
-
-    return g, dg, d2g
-
-
 @cr.activation()
 def modulus(xp, real):
     """Not analytic as it is written: NumPy's abs of a complex number is its modulus."""
@@ -677,20 +662,6 @@ def modulus(xp, real):
         return real(3) * np.abs(z) * z
 
     return g, dg
-
-
-@cr.loss("(y_hat - y)**4")
-def fourth_power(xp, real):
-    def value(y_hat, y):
-        return (y_hat - y) ** 4
-
-    def derivative(y_hat, y):
-        return real(4) * (y_hat - y) ** 3
-
-    def second(y_hat, y):
-        return real(12) * (y_hat - y) ** 2
-
-    return value, derivative, second
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

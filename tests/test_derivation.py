@@ -747,6 +747,35 @@ def test_brackets_in_latex(formula, shown):
     assert mathml(parse(formula)).count("<mo>(</mo>") == shown.count(r"\left(")
 
 
+@pytest.mark.parametrize(
+    ("formula", "shown"),
+    [("Sum(z[j] + 1, (j, 0, n - 1))", "Σ_j (z_j + 1)"), ("Sum(z[j], (j, 0, n - 1)) + 1", "Σ_j z_j + 1"),
+     ("Piecewise((z, z > 0), (0, True)) + 1", "(z if z > 0; 0 else) + 1"), ("(y_hat - y)**10", "(ŷ − y)^10"),
+     ("100*z", "100 · z"), ("(1e-5)**z", "(1e-05)^z"), ("12345678*z", "12345678 · z"), ("2.5e20*z", "2.5e+20 · z")],
+)  # fmt: skip
+def test_texts_with_one_reading(formula, shown):
+    e = parse(formula)
+    assert text(e) == shown
+    assert latex(e).count(r"\left(") == mathml(e).count("<mo>(</mo>") == shown.count("(")
+
+
+def test_titles_of_a_derivation_are_text_for_pdflatex():
+    """It knows no Greek letters and arrows outside of formulas."""
+    net = cr.Network(2, [cr.Dense(2, "mish"), cr.Dense(1)])
+    shown = net.explain([[1.0, 2.0], [0.5, 1.0]], [1.0, 2.0], "W", 1, (0, 0)).latex()
+    assert shown.isascii()
+    assert r"\item $\delta$ of the output layer" in shown and r"Dense 2 $\to$ 2, mish" in shown
+
+
+def test_arguments_that_mean_nothing_are_refused():
+    net, X, y = cr.Network(2, [cr.Dense(2, "tanh"), cr.Dense(1)]), [[1.0, 2.0]], [1.0]
+    for what, layer, index in (("x", 2, 0), ("cost", 1, None), ("cost", None, 0), ("output", 1, 0)):
+        with pytest.raises(ParameterError, match=r"explain: expected no (layer|index) for"):
+            net.explain(X, y, what, layer, index)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="Jacobian: expected no layer for 'x'"):
+        net.jacobian(X, "a", "x", layer=2)
+
+
 @pytest.mark.parametrize("formula", ["z +", "z[0]", "lambda: z", "z if z else 1", "Piecewise(z)", "'z'", "0 < z < 1"])
 def test_texts_that_are_no_formulas(formula):
     with pytest.raises(ParameterError, match="expected SymPy's syntax"):
@@ -865,7 +894,13 @@ def test_a_past_training_step():
     run = net.fit(X, y, epochs=3, batch_size=4, keep_every=2, penalty=0.1)
     for step in (0, 5, 8):
         t = run.trace(step)
-        for what, layer, index in (("W", 1, (2, 1)), ("W", 3, (0, 1)), ("b", 1, 0), ("x", None, 1), ("cost", None, 0)):
+        for what, layer, index in (
+            ("W", 1, (2, 1)),
+            ("W", 3, (0, 1)),
+            ("b", 1, 0),
+            ("x", None, 1),
+            ("cost", None, None),
+        ):
             d = explain(t, what, layer, index)
             if what in ("W", "b"):
                 place = index if what == "W" else (index,)

@@ -1,6 +1,8 @@
 """Records are known by their code: one of one's own may have any name, and networks travel to other processes."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,3 +174,121 @@ def test_limits_belong_to_a_record_and_not_to_a_name():
     ):
         with pytest.raises(ParameterError, match=message):
             cr.Network(1, [cr.Dense(1)]).fit([[1.0]], [1.0], schedule=given)
+
+
+SCRIPT = """
+import pickle
+import numpy as np
+import chainrule as cr
+from joblib import Parallel, delayed
+
+@cr.activation()
+def bent(xp, real, k=2.0):
+    return (lambda z: xp.tanh(k * z)), (lambda z, a: k * (real(1) - a * a))
+
+def ends(net):
+    return net.predict(np.ones((1, 2)))[0, 0]
+
+if __name__ == "__main__":
+    net = cr.Network(2, [cr.Dense(3, bent(3.0)), cr.Dense(1)], seed=1)
+    there = Parallel(n_jobs=2)(delayed(ends)(net) for _ in range(2))
+    print(ends(pickle.loads(pickle.dumps(net))) == ends(net) == there[0] == there[1])
+"""
+
+
+def test_records_of_a_script_travel_by_pickle_and_by_joblib(tmp_path):
+    pytest.importorskip("joblib")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def plain(xp, real):
+    return (lambda z: xp.tanh(z)), (lambda z, a: real(1) - a * a)
+
+
+of_plain = cr.activation()(plain)
+
+
+@cr.activation()
+def again(xp, real):
+    return (lambda z: xp.tanh(z)), (lambda z, a: real(1) - a * a)
+
+
+first_again = again
+
+
+@cr.activation()
+def again(xp, real):
+    return (lambda z: real(0.5) * z), (lambda z, a: real(0.5) * xp.ones_like(z))
+
+
+def test_a_record_is_pickled_as_itself_or_not_at_all():
+    """Neither as another one that has its name by now, nor into bytes that nobody can read."""
+    for record in (of_plain, again, again):
+        net = cr.Network(2, [cr.Dense(3, record), cr.Dense(1)], seed=1)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).predict(X[:, :2]), net.predict(X[:, :2]))
+    nameless = cr.activation()(lambda xp, real: (lambda z: z, lambda z, a: xp.ones_like(z)))
+    for record in (first_again, double("own"), nameless):
+        with pytest.raises((pickle.PicklingError, AttributeError), match=r"[Cc]an't (pickle|get)"):
+            pickle.dumps(cr.Network(2, [cr.Dense(3, record), cr.Dense(1)]))
+
+
+def test_two_activations_of_one_name_cannot_be_saved_in_one_file(tmp_path):
+    net = cr.Network(2, [cr.Dense(3, again), cr.Dense(2, first_again), cr.Dense(1)])
+    with pytest.raises(
+        ParameterError, match="expected different names for different activations of one's own, got 'again' twice"
+    ):
+        net.save(tmp_path / "net.model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: fit(g=cr.activation()(lambda xp, real: (lambda z: z,))), "expected a record with a derivative, got none"),
+        (lambda: fit(g=cr.activation()(lambda xp, real: lambda z: z)), "expected the functions (value, first derivative"),
+        (lambda: fit(loss=cr.loss()(lambda xp, real: (lambda p, y: p - y,))), "expected a record with a derivative"),
+        (lambda: fit(aggregate=cr.aggregator()(lambda L, s, m: L.mean())), "expected the value and its gradient"),
+        (lambda: fit(schedule=cr.schedule()(lambda epoch, epochs: None)), "expected a number as factor of the learning rate"),
+        (lambda: cr.activation()(lambda xp, real, k: 0), "as default of the parameter k, got none"),
+        (lambda: start(lambda g, shape: np.ones(2)), "expected a draw of shape (3, 3), got (2,)"),
+        (lambda: start(lambda g, shape: np.full(shape, np.nan)), "finite starting weights, got nan"),
+    ],
+)  # fmt: skip
+def test_incomplete_records_are_named(use, message):
+    with pytest.raises((ParameterError, cr.ShapeError)) as caught:
+        use()
+    assert message in str(caught.value)
+    with pytest.raises(AttributeError, match=r"expected one of xp's abs, .*, got 'sin'. np.sin may do too"):
+        fit(g=cr.activation()(lambda xp, real: (lambda z: xp.sin(z), lambda z, a: a)))
+
+
+def fit(g="tanh", **options):
+    return cr.Network(3, [cr.Dense(4, g), cr.Dense(1)]).fit(X, Y, epochs=1, engine="array", **options)
+
+
+def start(make):
+    return cr.Network(3, [cr.Dense(3, init=cr.initializer()(make))])
+
+
+def test_own_formulas_cannot_change_what_they_are_given():
+    """z is kept for the backward loop; a formula that writes into it would make every later number wrong."""
+
+    def g(z):
+        z[z < 0] = 0
+        return z
+
+    written = cr.activation()(lambda xp, real: (g, lambda z, a: xp.sign(a)))
+    with pytest.raises(ValueError, match="read-only"):
+        cr.Network(3, [cr.Dense(4, written), cr.Dense(1)]).gradient(X, Y)
+
+
+def test_records_made_by_exec_are_compiled():
+    pytest.importorskip("numba")
+    known = {"cr": cr}
+    exec("@cr.activation()\ndef own(xp, real):\n    return (lambda z: z * z), (lambda z, a: z + z)", known)
+    nets = [cr.Network(3, [cr.Dense(4, known["own"]), cr.Dense(1)], seed=1) for _ in range(2)]
+    for net, engine in zip(nets, ("array", "compiled"), strict=True):
+        assert net.fit(X, Y, epochs=2, engine=engine).engine == engine
+    np.testing.assert_allclose(nets[1].theta, nets[0].theta, rtol=1e-10, atol=1e-12)

@@ -29,6 +29,8 @@ from .formulas.activations import Activation as Activation
 from .formulas.activations import activation as activation
 from .formulas.aggregators import Aggregator as Aggregator
 from .formulas.aggregators import aggregator as aggregator
+from .formulas.initializers import Initializer as Initializer
+from .formulas.initializers import initializer as initializer
 from .formulas.losses import Loss as Loss
 from .formulas.losses import loss as loss
 from .network import Gradients as Gradients

@@ -22,7 +22,15 @@ DTYPES = ("float64", "float32")
 TIMES = (np.datetime64, np.timedelta64, date, timedelta)  # the first two have numbers, which mean nothing here
 
 
-class Namespace:
+class Names(type):
+    """A namespace that says what it holds to whoever asks for something else."""
+
+    def __getattr__(cls, name: str) -> Any:
+        known = sorted(name for name in dir(Namespace) if not name.startswith("_"))
+        raise AttributeError(f"Formula: expected one of xp's {', '.join(known)}, got {name!r}. np.{name} may do too.")
+
+
+class Namespace(metaclass=Names):
     """What a formula may call: elementwise functions, and reductions over the last axis."""
 
     exp = np.exp
@@ -100,6 +108,13 @@ def aligned(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     memory = np.zeros(size + LINE // dtype.itemsize, dtype)
     first = -memory.ctypes.data % LINE // dtype.itemsize
     return memory[first : first + size].reshape(shape)
+
+
+def frozen(array: Array) -> Array:
+    """The same memory, in which nobody can write."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def check_dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -110,8 +110,13 @@ def describe_architecture(architecture: Architecture) -> dict[str, Any]:
     Raises:
         ParameterError: an activation of one's own has the name of another one.
     """
-    layers = []
+    layers, named = [], dict[str, Activation]()
     for layer in architecture.layers:
+        if not named.setdefault(layer.g.spec, layer.g).same(layer.g):
+            raise ParameterError(
+                f"Saving: expected different names for different activations of one's own, got {layer.g.spec!r} twice. "
+                "Rename a function."
+            )
         kind = next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
         settings = {f.name: _plain(getattr(layer, f.name), f.default) for f in fields(layer)}  # type: ignore[arg-type]
         layers.append({"layer": kind} | settings)

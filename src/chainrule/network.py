@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import files
-from .arrays import Array, check_count, check_dtype, check_matrix, check_weights, read_array
+from .arrays import Array, check_count, check_dtype, check_matrix, check_weights, frozen, read_array
 from .core.architecture import Architecture, Values, chain, forward, predict
 from .core.backward import backward, cost_value, gradient
 from .core.cost import Cost, CostOptions, Penalty, make_cost
@@ -239,9 +239,7 @@ class Network:
     @property
     def theta(self) -> Array:
         """All parameters θ (P,), layer by layer, W before b; a read-only view. `set` changes them."""
-        view = self._theta.view()
-        view.flags.writeable = False
-        return view
+        return frozen(self._theta)
 
     @property
     def P(self) -> int:

@@ -94,7 +94,7 @@ def lasting(record: object) -> bool:
     """Whether a record is this package's own, so that nothing that its formula names can change while it runs."""
     if isinstance(record, Continued):  # whose rule is the other's
         record = record.optimizer
-    module: str = getattr(record, "make", type(record)).__module__
+    module: str = getattr(record, "make", type(record)).__module__ or ""  # exec has none
     return module.partition(".")[0] == __name__.partition(".")[0]
 
 

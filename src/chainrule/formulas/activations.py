@@ -36,12 +36,12 @@ class Activation(Record):
 
     def value(self, z: Array) -> Array:
         """a = g(z), shaped like z (N, n)."""
-        return self.shaped("value", self.on(z)[0](z), z.shape)
+        return self.shaped("value", self.part(z, 0, "value")(z), z.shape)
 
     def derivative(self, z: Array, a: Array) -> Array:
         """γ = g′: (N, n), or the matrices (N, n, n) where the activation works on rows."""
         rows = (z.shape[-1],) if self.rowwise else ()
-        return self.shaped("derivative", self.on(z)[1](z, a), (*z.shape, *rows))
+        return self.shaped("derivative", self.part(z, 1, "derivative")(z, a), (*z.shape, *rows))
 
     def second_derivative(self, z: Array, a: Array) -> Array:
         """g″, shaped like z.
@@ -56,7 +56,7 @@ class Activation(Record):
     def backward(self, dC_da: Array, z: Array, a: Array) -> Array:
         """∂C/∂z from ∂C/∂a, both (N, n): ∂C/∂a ⊙ γ, or the contraction with γ's matrices."""
         if self.rowwise:
-            return self.shaped("contraction", self.on(z)[2](dC_da, z, a), dC_da.shape)
+            return self.shaped("contraction", self.part(z, 2, "contraction")(dC_da, z, a), dC_da.shape)
         return dC_da * self.derivative(z, a)
 
     def tangent(self, R_z: Array, z: Array, a: Array) -> Array:
@@ -82,6 +82,9 @@ def activation(
     limits: Mapping[str, Limit] | None = None,
 ) -> Callable[[Callable[..., Any]], Activation]:
     """Make an `Activation` of a function (xp, real, **parameters) → (g, g′, g″); its name is the function's.
+
+    xp has exp, expm1, log, log1p, sqrt, tanh, erf, abs, sign, where, maximum, minimum, zeros_like and ones_like, and for rows
+    row_max, row_sum and eye; real makes numbers of the array's type. g″ may be left out where nobody asks for curvature.
 
     @chainrule.activation("z / (1 + Abs(z))", range=(-1, 1))
     def softsign(xp, real):

@@ -52,7 +52,10 @@ class Aggregator(Record):
 
     def value_and_gradient(self, L: Array, s: Array, mean_weight: float) -> tuple[Any, Array]:
         """(φ, ∂φ/∂L (N,))."""
-        value, dC_dL = self.make(L, s, mean_weight, **dict(self.parameters))
+        both = self.make(L, s, mean_weight, **dict(self.parameters))
+        if not isinstance(both, tuple) or len(both) != 2:
+            raise ParameterError(f"{self}: expected the value and its gradient (φ, ∂φ/∂L), got {type(both).__name__}.")
+        value, dC_dL = both
         return self.shaped("value", value, ()), self.shaped("gradient", dC_dL, L.shape)
 
 

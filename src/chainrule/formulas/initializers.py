@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..errors import ParameterError
 from .record import Record, default_parameters, find
 
 
@@ -17,11 +18,19 @@ class Initializer(Record):
     """A distribution of starting weights; `make(generator, shape, **parameters)` draws them in float64."""
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Weights of `shape`, where the last axis counts the inputs of a unit."""
-        return self.make(generator, shape, **dict(self.parameters))
+        """Weights of `shape`, where the last axis counts the inputs of a unit.
+
+        Raises:
+            ShapeError, ParameterError: a function of one's own gave another shape, or something else than numbers.
+        """
+        given = self.make(generator, shape, **dict(self.parameters))
+        drawn = np.asarray(self.shaped("draw", given, shape), dtype=np.float64)
+        if not np.isfinite(drawn).all():
+            raise ParameterError(f"{self}: expected finite starting weights, got {drawn[~np.isfinite(drawn)][0]}.")
+        return drawn
 
 
-def initializer(formula: str, source: str) -> Callable[[Callable[..., Any]], Initializer]:
+def initializer(formula: str = "", source: str = "") -> Callable[[Callable[..., Any]], Initializer]:
     """Make an `Initializer` of a function (generator, shape, **parameters) → weights."""
 
     def build(make: Callable[..., Any]) -> Initializer:

@@ -17,7 +17,7 @@ from ..arrays import Array, check_matrix, read_array
 from ..errors import DataError, ParameterError, ShapeError
 from .activations import INFINITY, Activation, exp, identity, sigmoid, softmax
 from .functions import log_sum_exp_of, sigmoid_of, softmax_of
-from .record import ABOVE_0, BETWEEN_0_AND_1, Function, Limit, Record, default_parameters, find
+from .record import ABOVE_0, Function, Limit, Record, default_parameters, find
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,11 +37,11 @@ class Loss(Record):
 
     def value(self, y_hat: Array, y: Array) -> Array:
         """ℒ for every sample and output, (N, n_L)."""
-        return self.shaped("value", self.on(y_hat)[0](y_hat, y), y_hat.shape)
+        return self.shaped("value", self.part(y_hat, 0, "value")(y_hat, y), y_hat.shape)
 
     def derivative(self, y_hat: Array, y: Array) -> Array:
         """∂L/∂ŷ with L = Σ_d ℒ_d, (N, n_L)."""
-        return self.shaped("derivative", self.on(y_hat)[1](y_hat, y), y_hat.shape)
+        return self.shaped("derivative", self.part(y_hat, 1, "derivative")(y_hat, y), y_hat.shape)
 
     def second_derivative(self, y_hat: Array, y: Array) -> Array:
         """∂²ℒ/∂ŷ², elementwise (N, n_L); for categorical cross-entropy on logits the matrices (N, n_L, n_L).
@@ -160,7 +160,7 @@ def log_cosh(xp: Any, real: Any) -> tuple[Function, ...]:
     "Max(tau*(y - y_hat), (tau - 1)*(y - y_hat))",
     "Koenker & Bassett 1978; derivative 0 at u = 0",
     kinks=(0.0,),
-    limits={"tau": BETWEEN_0_AND_1},
+    limits={"tau": ("between 0 and 1", lambda v: 0 < v < 1)},
 )
 def quantile(xp: Any, real: Any, tau: float = 0.5) -> tuple[Function, ...]:
     zero, one = real(0), real(1)

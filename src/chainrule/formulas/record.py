@@ -11,23 +11,24 @@ import ast
 import importlib
 import inspect
 import math
+import operator
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
 from numbers import Real
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
-from ..arrays import Array, namespace
+from ..arrays import Array, frozen, namespace
 from ..errors import ParameterError, ShapeError, unknown_name
 
 Function = Callable[..., Any]
 Limit = tuple[str, Callable[[float], bool]]
 
-ABOVE_0: Limit = ("above 0", lambda v: v > 0)
-AT_LEAST_0: Limit = ("of at least 0", lambda v: v >= 0)
-BETWEEN_0_AND_1: Limit = ("between 0 and 1", lambda v: 0 < v < 1)
+ABOVE_0: Limit = ("above 0", partial(operator.lt, 0))
+AT_LEAST_0: Limit = ("of at least 0", partial(operator.le, 0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +86,7 @@ class Record:
         return _bind(self.make, self.parameters, namespace(z))
 
     def part(self, z: Array, k: int, what: str) -> Function:
-        """The function number k of those, which a record of one's own may leave out.
+        """The function number k of those, which a record of one's own may leave out; it cannot change its arguments.
 
         Raises:
             ParameterError: it does.
@@ -95,7 +96,10 @@ class Record:
             raise ParameterError(
                 f"{self}: expected a record with a {what}, got none. Return it too, as function {k + 1}."
             )
-        return functions[k]
+        function = functions[k]
+        if self.make.__module__ and self.make.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return function
+        return lambda *arrays: function(*map(frozen, arrays))
 
     def shaped(self, what: str, found: Array, shape: tuple[int, ...]) -> Array:
         """What a function gave.
@@ -112,8 +116,20 @@ class Record:
         return self.make is other.make
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by where its function stands, so that networks can go to other processes."""
-        return _find_again, (self.make.__module__, self.make.__qualname__, self.parameters)
+        """Pickled by its name where a module holds it, else part by part with its function.
+
+        pickle refuses a function that it would not find again. A script's own functions other processes may not have:
+        joblib sends their code, and pickle their name, which is the record's.
+        """
+        module, name = self.make.__module__, self.make.__qualname__.removesuffix(".make")
+        found = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, Record) and found.same(self):
+            if module != "__main__":
+                return _find_again, (module, name, self.parameters)
+            self.make.__qualname__ = f"{name}.make"  # where pickle finds it: the name itself is the record's
+        return _put_together, (type(self), {f.name: getattr(self, f.name) for f in fields(self)})
 
     def __deepcopy__(self, memo: object) -> Self:
         """Itself, as nothing in it changes."""
@@ -134,6 +150,11 @@ class Record:
         return replace(self, parameters=changed).spec
 
 
+def _put_together(kind: type[Record], parts: dict[str, Any]) -> Record:
+    """A record of its parts."""
+    return kind(**parts)
+
+
 def _find_again(module: str, name: str, parameters: tuple[tuple[str, float], ...]) -> Record:
     """The record that a module holds under its function's name, with other parameters."""
     record: Record = getattr(importlib.import_module(module), name)
@@ -145,12 +166,21 @@ def _bind(
     make: Callable[..., tuple[Function, ...]], parameters: tuple[tuple[str, float], ...], where: Any
 ) -> tuple[Function, ...]:
     xp, real = where
-    return make(xp, real, **{name: real(value) for name, value in parameters})
+    functions = make(xp, real, **{name: real(value) for name, value in parameters})
+    if not isinstance(functions, tuple | list):
+        raise ParameterError(
+            f"{make.__name__}: expected the functions (value, first derivative, second derivative), got {functions!r:.60}."
+        )
+    return tuple(functions)
 
 
 def default_parameters(make: Callable[..., Any], skip: int = 2) -> tuple[tuple[str, float], ...]:
     """The parameters of `make` beyond its first `skip`, with their defaults."""
     extra = list(inspect.signature(make).parameters.values())[skip:]
+    for p in extra:
+        if isinstance(p.default, bool) or not isinstance(p.default, Real):
+            got = "none" if p.default is p.empty else repr(p.default)
+            raise ParameterError(f"{make.__name__}: expected a number as default of the parameter {p.name}, got {got}.")
     return tuple((p.name, float(p.default)) for p in extra)
 
 

@@ -151,6 +151,12 @@ def explain(
         raise ParameterError(f"explain: expected digits from 1 to 17, got {digits!r}.")
     if sample is not None:
         _check_index("sample", sample, len(t.X))
+    if what in ("cost", "output", "x") and layer is not None:
+        raise ParameterError(
+            f"explain: expected no layer for {what!r}, which belongs to the whole network, got {layer!r}."
+        )
+    if what == "cost" and index is not None:
+        raise ParameterError(f"explain: expected no index for 'cost', got {index!r}.")
     w = _Writer(digits, form)
     if what == "cost":
         return Derivation("The cost C", t.cost, (*_forward(t, w, sample or 0), *_cost(t, w, sample or 0)))

@@ -170,7 +170,7 @@ def text(e: Expression) -> str:
         case Function(name, arguments, primes):
             return name + "′" * primes + "(" + ", ".join(map(text, arguments)) + ")"
         case Over(index, body):
-            return f"Σ_{index} {text(body)}"
+            return f"Σ_{index} {_summand(body, text)}"
         case Relation(sides, sign):
             return f" {sign} ".join(map(text, sides))
         case Cases(branches):
@@ -185,7 +185,13 @@ def _group(
     """The rendering of an operand, in brackets where it would be misread; `whole`: of a power's base or exponent."""
     loose = isinstance(e, Sum | Negative | Over | Relation | Cases) or (isinstance(e, Number) and e.value < 0)
     loose = loose or (whole and isinstance(e, Product | Fraction | Power))
+    loose = loose or (whole and isinstance(e, Number) and "e" in number(e.value, e.digits))
     return opening + render(e) + closing if loose else render(e)
+
+
+def _summand(e: Expression, render: Callable[[Expression], str], opening: str = "(", closing: str = ")") -> str:
+    """What stands behind a Σ, in brackets where a reader would take a part of it only."""
+    return opening + render(e) + closing if isinstance(e, Sum | Negative | Relation | Cases) else render(e)
 
 
 def _added(
@@ -196,7 +202,7 @@ def _added(
     opening: str = "(",
     closing: str = ")",
 ) -> str:
-    shown = render(terms[0])
+    shown = _group(terms[0], render, opening, closing) if isinstance(terms[0], Relation | Cases) else render(terms[0])
     for term in terms[1:]:
         body, sign = (term.body, minus) if isinstance(term, Negative) else (term, plus)
         shown += sign + _group(body, render, opening, closing)
@@ -243,7 +249,7 @@ def latex(e: Expression) -> str:
             inner = ", ".join(map(latex, arguments))
             return _function_name(name) + "'" * primes + rf"\left({inner}\right)"
         case Over(index, body):
-            return rf"\sum_{{{index}}} {latex(body)}"
+            return rf"\sum_{{{index}}} {_summand(body, latex, *_LATEX_BRACKETS)}"
         case Relation(sides, sign):
             return f" {_SIGNS[sign]} ".join(map(latex, sides))
         case Cases(branches):
@@ -268,6 +274,11 @@ def _function_name(name: str) -> str:
 
 
 _ESCAPES = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: "\\" + c for c in "_&%$#{}"}
+_ESCAPES |= {c: f"${shown}$" for c, shown in _GREEK.items() if len(c) == 1} | {
+    "→": r"$\to$",
+    "ŷ": r"$\hat{y}$",
+    "∂": r"$\partial$",
+}
 
 
 def _escape(words: str) -> str:
@@ -310,7 +321,7 @@ def mathml(e: Expression) -> str:
             inner = "<mo>,</mo>".join(map(mathml, arguments))
             return f"<mrow>{shown}<mo>(</mo>{inner}<mo>)</mo></mrow>"
         case Over(index, body):
-            return f"<mrow><munder><mo>∑</mo><mi>{html.escape(index)}</mi></munder>{mathml(body)}</mrow>"
+            return f"<mrow><munder><mo>∑</mo><mi>{html.escape(index)}</mi></munder>{_summand(body, mathml, *_BRACKETS)}</mrow>"
         case Relation(sides, sign):
             return "<mrow>" + f"<mo>{html.escape(sign)}</mo>".join(map(mathml, sides)) + "</mrow>"
         case Cases(branches):
@@ -347,7 +358,8 @@ def parse(formula: str) -> Expression:
 def _parsed(node: ast.expr) -> Expression:
     match node:
         case ast.Constant(value) if isinstance(value, int | float) and not isinstance(value, bool):
-            return Number(value, next(d for d in range(1, 18) if d == 17 or float(number(value, d)) == value))
+            exact = [d for d in range(1, 18) if float(number(value, d)) == value] or [17]
+            return Number(value, next((d for d in exact if d < 8 and "e" not in number(value, d)), exact[0]))
         case ast.Name(name):
             return _NAMES.get(name, Symbol(name))
         case ast.Subscript(ast.Name(name), ast.Name(index)):

@@ -54,6 +54,10 @@ def jacobian(
     if wrt not in ("W", "b", "a", "z", "x") or of not in ("a", "z"):
         raise ParameterError(f"Jacobian: expected 'a' or 'z' by 'W', 'b', 'a', 'z' or 'x', got {of!r} by {wrt!r}.")
     upper = len(architecture.layers) if of_layer is None else architecture.check_layer("Jacobian", of_layer)
+    if wrt == "x" and layer is not None:
+        raise ParameterError(
+            f"Jacobian: expected no layer for 'x', the input, got {layer!r}. By a layer's values it is 'a'."
+        )
     if wrt == "x" or (wrt == "a" and layer == 0):
         lower, kind = 0, "a"
     else:

@@ -27,6 +27,8 @@ def room(
     if out is None:
         refuse_large("Per-sample gradients", shape[0] * shape[1] * dtype.itemsize, shape, limit)
         return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise ShapeError(f"Per-sample gradients: expected out to be an array, got {type(out).__name__}.")
     if out.shape != shape or out.dtype != dtype or not (out.flags.writeable and out.flags.c_contiguous):
         raise ShapeError(
             f"Per-sample gradients: expected out of shape {shape} in {dtype}, C-ordered and writable, "

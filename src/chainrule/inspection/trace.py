@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array, check_count
+from ..arrays import Array, check_count, frozen
 from ..core.architecture import Architecture, Masks, Values, forward
 from ..core.backward import Gradient, backward
 from ..core.cost import Cost, Penalty
@@ -72,7 +72,7 @@ class LayerTrace:
         """
         if self.layer.g.rowwise:
             self._refuse_large("da_dz", self.layer.outputs)
-        return _frozen(self.layer.g.derivative(self.z, self.a))
+        return frozen(self.layer.g.derivative(self.z, self.a))
 
     @cached_property
     def D(self) -> Array:
@@ -87,7 +87,7 @@ class LayerTrace:
         by_z = self.layer.g.backward(rows, self.z[:, None, :], self.a[:, None, :])
         mask = None if self.mask is None else np.repeat(self.mask, n, axis=0)
         flat = self.layer.backward(by_z.reshape(-1, n), Parameters(self.W, self.b), mask)
-        return _frozen(flat.reshape(len(self.z), n, -1))
+        return frozen(flat.reshape(len(self.z), n, -1))
 
     def _refuse_large(self, name: str, columns: int) -> None:
         shape = (*self.z.shape, columns)
@@ -218,7 +218,7 @@ class Trace:
         here: LayerTrace = self[layer]
         if here.W is None or here.W.ndim != 2:
             raise ParameterError(f"Paths: expected a dense layer, got {self.architecture.describe(layer)}.")
-        if len(index) != 2:
+        if np.ndim(index) != 1 or len(index) != 2:
             raise ParameterError(f"Paths: expected an index (row, column) of W, got {index!r}.")
         for name, value, size in (
             ("a row of W", index[0], here.W.shape[0]),
@@ -275,7 +275,7 @@ def trace(
     masks: Masks | None = None,
 ) -> Trace:
     """The trace of a batch: X (N, n_0), y (N, n_L), s (N,), with the mean weight of the data set that it is from."""
-    X, y, s, theta = (_frozen(np.array(given)) for given in (X, y, s, theta))  # the caller's may change later
+    X, y, s, theta = (frozen(np.array(given)) for given in (X, y, s, theta))  # the caller's may change later
     values = forward(architecture, theta, X, masks, keep="all")
     of_data = replace(cost, penalty=Penalty())
     G: Gradient = backward(architecture, theta, values, y, of_data, s, mean_weight, masks, keep="all")
@@ -291,28 +291,21 @@ def trace(
         assert dC_da is not None and dC_dz is not None and dC_da_prev is not None
         mask = masks[number - 1] if masks else None
         arrays = (*p, a_prev, z, a, dC_da, dC_dz, dC_da_prev, *g, mask)
-        layers.append(LayerTrace(number, layer, *(None if array is None else _frozen(array) for array in arrays)))  # type: ignore[arg-type]
+        layers.append(LayerTrace(number, layer, *(None if array is None else frozen(array) for array in arrays)))  # type: ignore[arg-type]
     return Trace(
         X=X,
         y=y,
         s=s,
         layers=tuple(layers),
-        loss_per_output=_frozen(G.losses.per_output),
-        loss=_frozen(G.losses.per_sample),
-        dC_dL=_frozen(G.losses.dC_dL),
+        loss_per_output=frozen(G.losses.per_output),
+        loss=frozen(G.losses.per_sample),
+        dC_dL=frozen(G.losses.dC_dL),
         penalty=float(R),
         cost=float(G.cost + R),
-        dC_dtheta=_frozen(with_penalty),
+        dC_dtheta=frozen(with_penalty),
         architecture=architecture,
         theta=theta,
         cost_record=cost,
         values=values,
         masks=masks,
     )
-
-
-def _frozen(array: Array) -> Array:
-    """A view that cannot be written to."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, aligned, all_finite, check_count, check_number
+from ..arrays import Array, aligned, all_finite, check_count, check_number, frozen
 from ..core.architecture import Architecture, Masks, Values, forward, predict
 from ..core.backward import Gradient, gradient
 from ..core.cost import Cost
@@ -150,6 +150,8 @@ def _text(value: object) -> str:
         return f"{type(value).__name__}({inner})"
     if isinstance(value, Real) and not isinstance(value, bool):
         return repr(float(value)).removesuffix(".0")
+    if type(value).__repr__ is object.__repr__:  # it has an address in it, which changes from process to process
+        return f"{type(value).__qualname__}({', '.join(f'{k}={_text(v)}' for k, v in sorted(vars(value).items()))})"
     return repr(value)
 
 
@@ -234,13 +236,6 @@ def read_only(snapshot: Snapshot) -> Snapshot:
         slots={name: frozen(slot) for name, slot in snapshot.slots.items()},
         best_theta=None if snapshot.best_theta is None else frozen(snapshot.best_theta),
     )
-
-
-def frozen(array: Array) -> Array:
-    """The same memory, in which nobody can write."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 class Step(NamedTuple):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
+from ..errors import ParameterError
 from ..formulas.record import ABOVE_0, AT_LEAST_0, Limit, Record, default_parameters, find
 
 
@@ -25,7 +27,10 @@ class Schedule(Record):
 
     def factor(self, epoch: float, epochs: int) -> float:
         """The factor of the learning rate at a moment of the training."""
-        return float(self.make(epoch, epochs, **dict(self.parameters)))
+        factor = self.make(epoch, epochs, **dict(self.parameters))
+        if not isinstance(factor, Real):
+            raise ParameterError(f"{self}: expected a number as factor of the learning rate, got {factor!r:.40}.")
+        return float(factor)
 
 
 def schedule(

@@ -31,7 +31,7 @@ from chainrule.errors import (
     ParameterError,
     ShapeError,
 )
-from chainrule.training.metrics import error_rate, mae, rmse
+from chainrule.training.metrics import brier, error_rate, mae, rmse
 from chainrule.training.schedules import Schedule, constant
 from own import softsign
 
@@ -261,7 +261,7 @@ def test_patience_on_the_training_cost(patience, tolerance):
     assert run.best_epoch == 0 and run.best_score == run.history[-1]["train_cost"]
 
 
-@pytest.mark.parametrize("monitor", ["cost", "error_rate", "rmse", "mae"])
+@pytest.mark.parametrize("monitor", ["cost", "error_rate", "brier", "rmse", "mae"])
 def test_best_epoch_is_the_last_of_the_smallest_scores(monitor):
     X, y = data()
     net = network()
@@ -303,6 +303,18 @@ def test_metrics_by_hand():
         error_rate(cr.losses.binary_cross_entropy_logits, np.array([[0.0], [-1e-9]]), np.array([[1.0], [0.0]]), s) == 0
     )
     assert error_rate(cr.losses.hinge, np.array([[-0.1], [2.0]]), np.array([[-1.0], [-1.0]]), s) == 0.75
+
+
+def test_brier_scores_of_scikit_learn():
+    score = pytest.importorskip("sklearn.metrics").brier_score_loss
+    rng = np.random.default_rng(0)
+    s, p = rng.uniform(0, 2, 50), rng.dirichlet(np.ones(3), 50)
+    labels = rng.integers(0, 3, 50)
+    three = brier(cr.losses.categorical_cross_entropy, p, np.eye(3)[labels], s)
+    parts = [score(labels == k, p[:, k], sample_weight=s) for k in range(3)]  # its score of many classes is younger
+    assert three == pytest.approx(sum(parts), rel=1e-12)
+    two = brier(cr.losses.binary_cross_entropy, p[:, :1], (labels == 1)[:, None], s)
+    assert two == pytest.approx(score(labels == 1, p[:, 0], sample_weight=s), rel=1e-12)
 
 
 def fake_clock(monkeypatch, seconds):
@@ -849,6 +861,11 @@ BAD = [
         {"monitor": "error_rate", "loss": "squared", "y": np.eye(3)[Y0]},
         ParameterError,
         "expected a classification loss",
+    ),
+    (
+        {"monitor": "brier", "loss": "squared", "y": np.eye(3)[Y0], "validation": (X0, np.eye(3)[Y0])},
+        ParameterError,
+        "expected a loss of probabilities with 'brier', got squared",
     ),
     ({"seed": -1}, ParameterError, "expected a seed, a whole number from 0 to 2**63 - 1, got -1"),
     ({"seed": 1.5}, ParameterError, "expected a seed"),

@@ -494,7 +494,7 @@ def plan_of(model: TableModel, rows: int, validated: bool) -> Plan:
     settings, target, cost = model.settings, model.target, cost_of(model)
     usual = "cost"  # for what somebody chose to minimise
     if cost.loss.targets in ("probability", "one_hot"):
-        usual = "error_rate"
+        usual = "brier"  # RealMLP-TD-S has the error rate: see docs/accuracy.md
     elif target.task == "regression" and cost.loss.same(squared) and cost.aggregate.over_epoch == "mean":
         usual = "rmse"
     monitor = settings.monitor or usual

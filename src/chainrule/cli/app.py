@@ -224,7 +224,7 @@ def train(
     monitor: Annotated[
         str | None,
         typer.Option(
-            help="Decides the best epoch: cost, error_rate, rmse, mae. (default: error_rate; rmse; with another --loss, cost)",
+            help="Decides the best epoch: cost, error_rate, brier, rmse, mae. (default: brier; rmse; with another --loss, cost)",
             rich_help_panel=Training,
         ),
     ] = None,

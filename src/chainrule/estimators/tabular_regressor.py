@@ -39,8 +39,8 @@ class TabularRegressor(RegressorMixin, Tabular):  # type: ignore[misc]
         epochs: passes over the rows; None: 256, and from 10 000 training rows on 64 in a regression, 96 for classes.
         sampling: "shuffle", "sequential" or "replacement".
         clip_norm: the largest norm of the gradient.
-        monitor: what decides the best epoch on the validation rows: "cost", "rmse", "mae" or "error_rate"; None:
-            rmse for numbers, error_rate for classes, and the cost with another loss than the usual one.
+        monitor: what decides the best epoch on the validation rows: "cost", "rmse", "mae", "error_rate" or "brier";
+            None: rmse for numbers, brier for classes, and the cost with another loss than the usual one.
         patience: stop after so many epochs without a better one; tolerance: how much better counts as better.
         time_limit: stop after so many seconds, of all starts and folds together.
         starts: random starts, of which the best is kept.

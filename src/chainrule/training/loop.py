@@ -56,8 +56,8 @@ class Plan:
             at random, with replacement; 002's pseudo-code with batch_size=1).
         drop_last: leave out the short batch at the end of an epoch.
         clip_norm: scale the gradient down to this Euclidean norm where it is larger.
-        monitor: what decides the best epoch on the validation set: "cost", "error_rate", "rmse", "mae", or a function
-            (loss, ŷ, y, s) → number, of which less is better.
+        monitor: what decides the best epoch on the validation set: "cost", "error_rate", "brier", "rmse", "mae", or
+            a function (loss, ŷ, y, s) → number, of which less is better.
         patience, tolerance: stop when the score has not fallen by more than `tolerance` for `patience` epochs.
             The score is the monitored one, or the training cost without a validation set.
         time_limit: seconds, of all starts together; max_steps: updates, of each start. Both may end inside an epoch.

@@ -56,16 +56,38 @@ def test_kinds(column: pa.ChunkedArray, kind: str) -> None:
 @given(
     st.lists(st.floats(-1e6, 1e6) | st.none(), min_size=1, max_size=40).filter(lambda v: any(x is not None for x in v))
 )
-def test_robust_scaling_is_that_of_realmlp(values: list[float | None]) -> None:
+def test_robust_scaling_is_that_of_realmlp_with_two_rules(values: list[float | None]) -> None:
     x = np.array([np.nan if v is None else v for v in values])
     z, names = encode(pa.array(values, pa.float64()))
-    low, high = np.nanpercentile(x, [25, 75])
-    scale = high - low if high > low else (np.nanmax(x) - np.nanmin(x)) / 2
-    filled = np.where(np.isnan(x), np.nanmedian(x), x)
-    t = (filled - np.nanmedian(x)) / scale if scale > 1e-300 else np.zeros_like(x)
+    known, median = x[~np.isnan(x)], np.nanmedian(x)
+    low, high = np.percentile(known, [25, 75])
+    others = known[known != median]
+    if low == high and len(others):
+        low, high = np.percentile(others, [25, 75])
+    scale = high - low if high > low else np.ptp(known) / 2
+    t = (np.where(np.isnan(x), median, x) - median) / scale if scale > np.finfo(float).tiny else np.zeros_like(x)
+    far = np.mean(np.abs(t[~np.isnan(x)]) > 6) > 0.01
     with np.errstate(over="ignore"):
-        np.testing.assert_allclose(z[:, 0], t / np.hypot(1, t / 3), rtol=1e-9, atol=1e-12)
-    assert len(names) == 1 + np.isnan(x).any() and (np.abs(z[:, 0]) <= 3).all()
+        expected = 3 * np.arcsinh(np.clip(t, -1e9, 1e9) / 3) if far else t / np.hypot(1, t / 3)
+        np.testing.assert_allclose(z[:, 0], expected, rtol=1e-9, atol=1e-12)
+    assert len(names) == 1 + np.isnan(x).any() and (far or (np.abs(z[:, 0]) <= 3).all())
+
+
+def test_far_values_are_told_apart_where_they_are_not_rare() -> None:
+    rng = np.random.default_rng(0)
+    areas = rng.pareto(2.5, 2000) * 50 + 50
+    z = encode(areas)[0][:, 0]
+    top = np.sort(areas)[-5:]
+    assert np.ptp(np.sort(z)[-5:]) > 0.5 and (np.argsort(z) == np.argsort(areas)).all(), top
+    rare = np.append(rng.normal(size=2000), [1e3, 1e6])
+    assert encode(rare)[0].max() <= 3 and np.ptp(encode(rare)[0][-2:]) < 1e-3
+
+
+def test_one_sentinel_among_zeros_leaves_the_others_apart() -> None:
+    x = np.append(np.tile([0.0] * 12 + [1, 4, 9], 100), 99999.0)
+    z = encode(x)[0][:, 0]
+    assert np.diff(z[11:15]).min() > 0.1 and z[-1] <= 3
+    assert set(encode(np.array([0.0, 0, 0, 0, 1] * 20))[0][:, 0]) == {0.0, 2 / np.hypot(1, 2 / 3)}  # as RealMLP has it
 
 
 def test_scaling_against_scikit_learn() -> None:

@@ -48,12 +48,34 @@ def test_decimal_comma_after_semicolons(tmp_path: Path) -> None:
     assert read_table(file(tmp_path, "a;b\n1.5;x\n2.25;y\n")).column("a").to_pylist() == [1.5, 2.25]
 
 
+@pytest.mark.parametrize(("delimiter", "name"), [(",", "t.csv"), ("\t", "t.tsv"), ("|", "t.txt")])
+def test_decimal_commas_after_other_delimiters(tmp_path: Path, delimiter: str, name: str) -> None:
+    """1,203 may be a thousand and more, unless a number beside it has a comma that can only be a decimal one."""
+
+    def read(*rows: str) -> dict[str, list[object]]:
+        lines = [delimiter.join(f'"{value}"' for value in row.split()) for row in rows]
+        return read_table(file(tmp_path, "\n".join(lines) + "\n", name)).to_pydict()
+
+    assert read("a b", "1,5 x", "2 y") == {"a": [1.5, 2.0], "b": ["x", "y"]}
+    assert read("a b", "1,203 0,5", "2,5 1") == {"a": [1.203, 2.5], "b": [0.5, 1.0]}
+    assert read("a b", "1,203 0,25", "2,500 1") == {"a": [1.203, 2.5], "b": [0.25, 1.0]}
+    assert read("a b", "1,203 7", "2,500 1") == {"a": ["1,203", "2,500"], "b": [7, 1]}
+    assert read("a b", "1,5 x", "blue y") == {"a": ["1,5", "blue"], "b": ["x", "y"]}
+
+
+def test_empty_lines_of_one_column(tmp_path: Path) -> None:
+    """pyarrow leaves them out, and predictions would not fit the rows any more."""
+    with pytest.raises(DataError, match=r"in every line of a file of one column, got an empty line 3\. Write NA"):
+        read_table(file(tmp_path, "x\n1\n\n3\n"))
+    assert read_table(file(tmp_path, "\nx\n1\nNA\n3\n\n\n")).to_pydict() == {"x": [1, None, 3]}
+
+
 @pytest.mark.parametrize("name", ["t.csv.gz", "T.TSV.GZ"])
 def test_packed_text(tmp_path: Path, name: str) -> None:
     lines = "\ufeffa\tb\n1\tx, y\n2,5\tz\n" if "TSV" in name else "a;b\n1;x, y\n2,5;z\n"
     packed = gzip.compress(lines.encode())
     table = read_table(file(tmp_path, packed, name))
-    assert table.to_pydict() == {"a": ["1", "2,5"] if "TSV" in name else [1, 2.5], "b": ["x, y", "z"]}
+    assert table.to_pydict() == {"a": [1, 2.5], "b": ["x, y", "z"]}
     for damaged in (packed[:-12], packed[:20] + b"\0\0" + packed[22:], b"a;b\n1;2\n"):
         with pytest.raises(DataError, match=name):
             read_table(file(tmp_path, damaged, name))

@@ -39,6 +39,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         OutputError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
+    if not path.name:
+        raise OutputError(f"{path}: expected a file, got a folder. Nothing was changed.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:

@@ -241,4 +241,4 @@ def notes_of(runs: Sequence[Run]) -> list[str]:
 def _some(part: Part, rows: Array, what: str) -> Part:
     """Some rows of a part. Raises DataError: all their weights are zero."""
     check_weights(f"Sample weights, {what}", part.s[rows], len(rows))
-    return Part(part.X[rows], part.y[rows], part.truth[rows], part.s[rows])
+    return Part(part.X[rows], part.y[rows], part.truth[rows], part.s[rows], part.table.take(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,19 @@ def evaluate(model: TableModel | Ensemble, part: Part) -> Metrics:
 
 
 def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
-    """The same metrics of a constant and of a linear model, fitted on the training and validation rows."""
+    """The same metrics of a constant and of a linear model, fitted on the training and validation rows.
+
+    The linear model gets the numbers standardised, without clips and logarithms, which only suit networks.
+    """
     linear = require("sklearn.linear_model", "table", "Baselines")
     dummy = require("sklearn.dummy", "table", "Baselines")
     target = problem.model.target
     parts = [part for part in (problem.train, problem.valid) if part is not None]
-    X, y, s = (np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y", "s"))
+    encoder = problem.model.encoder.linear
+    X, X_test = np.concatenate([encoder.encode(part.table) for part in parts]), encoder.encode(test.table)
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    X, X_test = ((part - mean) / np.where(spread > 0, spread, 1.0) for part in (X, X_test))
+    y, s = (np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "s"))
     if len(X) > BASELINE_ROWS:
         some = np.linspace(0, len(X) - 1, BASELINE_ROWS).astype(int)
         X, y, s = X[some], y[some], s[some]
@@ -92,13 +100,13 @@ def baselines(problem: Problem, test: Part) -> dict[str, Metrics]:
     result = {}
     for name, learner in learners.items():
         if target.task == "regression":
-            y_hat = learner.fit(X, y, sample_weight=s).predict(test.X).reshape(len(test.X), -1)
+            y_hat = learner.fit(X, y, sample_weight=s).predict(X_test).reshape(len(X_test), -1)
             result[name] = score(problem.model, y_hat, None, test.truth, test.s)
             continue
         if target.task == "multiclass":
-            y_hat = _probabilities(learner, X, y.argmax(axis=1), s, test.X, target.units)
+            y_hat = _probabilities(learner, X, y.argmax(axis=1), s, X_test, target.units)
         else:
-            columns = [_probabilities(learner, X, column, s, test.X, 2)[:, 1] for column in y.T]
+            columns = [_probabilities(learner, X, column, s, X_test, 2)[:, 1] for column in y.T]
             y_hat = np.column_stack(columns)
         result[name] = score(problem.model, y_hat, target.decisions(y_hat), test.truth, test.s)
     return result
@@ -111,6 +119,8 @@ def _probabilities(learner: Any, X: Array, labels: Array, s: Array, X_test: Arra
     if len(seen) == 1:
         p[:, seen[0]] = 1
     else:
-        learner.fit(X[s > 0], labels[s > 0], sample_weight=s[s > 0])
+        with warnings.catch_warnings():  # of many classes in few rows, and of the iterations
+            warnings.simplefilter("ignore", UserWarning)
+            learner.fit(X[s > 0], labels[s > 0], sample_weight=s[s > 0])
         p[:, learner.classes_.astype(int)] = learner.predict_proba(X_test)
     return p

@@ -21,7 +21,7 @@ from .disk import replacing
 from .errors import DataError, DivergenceError, ModelFileError, ParameterError, unknown_name
 from .formulas.activations import find_activation
 from .formulas.losses import Loss, check_fit, default_loss, find_loss, squared
-from .inspection.derivation import Derivation, Step
+from .inspection.derivation import SHOWN, Derivation, Step
 from .inspection.derivation import explain as derive
 from .inspection.expression import Number, Product, Sum, Symbol, Words, equals
 from .network import Network, Run
@@ -94,12 +94,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows as arrays: X (N, n_0), y as the loss takes it (N, units), the truth in the table's own units, weights s (N,)."""
+    """Rows as arrays: X (N, n_0), y as the loss takes it (N, units), the truth in the table's own units, weights s (N,);
+    and the table that they come from."""
 
     X: Array
     y: Array
     truth: Array
     s: Array
+    table: pa.Table
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class TableModel:
         if self.target.task == "multiclass":
             y = np.eye(self.target.units)[y]
         weight = self.weight if self.weight in table.column_names else None
-        return Part(self.encoder.encode(table), y, truth, weights_of(table, weight, what))
+        return Part(self.encoder.encode(table), y, truth, weights_of(table, weight, what), table)
 
     def to_bytes(self) -> bytes:
         """The content of the model's file."""
@@ -604,8 +606,8 @@ def explain(
     """The derivation of a number of one row, and the ten features that move its first output most.
 
     With several classes "the output" is the unit of the likeliest class. Without a target in the row only "output"
-    can be derived; by default it is the cost where there is a target. The last step of a regression's output or cost
-    leads back to the table's units.
+    can be derived; by default it is the cost where there is a target. The last step of an output or a cost leads
+    back to the table's units, or says which class an output is the probability of.
 
     Raises:
         DataError, ParameterError: the row, or what is asked of it, cannot be used.
@@ -625,11 +627,12 @@ def explain(
         raise DataError(f"explain: expected the target {', '.join(model.target.names)} in the table, got none.")
     place: Any = unit if what == "output" and index is None else index
     place = place[0] if isinstance(place, tuple) and len(place) == 1 and what != "W" else place
-    t = model.network.trace(X, y, loss=model.loss)
+    t = model.network.trace(X, y, **cost_of(model).options)
     derivation = derive(t, what, layer, place, form=form, layout=layout, digits=digits)  # type: ignore[arg-type]
-    if model.target.task == "regression" and what in ("output", "cost"):
+    if what in ("output", "cost"):
+        meaning = _in_units if model.target.task == "regression" else _by_class
         derivation = dataclasses.replace(
-            derivation, steps=(*derivation.steps, _in_units(model.target, t.y_hat[0], digits))
+            derivation, steps=(*derivation.steps, meaning(model.target, t.y_hat[0], digits))
         )
     slopes = np.asarray(t.jacobian("a", wrt="x"))[0, unit]
     names = model.encoder.feature_names
@@ -649,6 +652,22 @@ def _in_units(target: Target, y_hat: Array, digits: int) -> Step:
     return Step("The output in the table's units", tuple(relations))
 
 
+def _by_class(target: Target, y_hat: Array, digits: int) -> Step:
+    """Which class each ŷ (units,) is the probability of, the likeliest first."""
+    names = [(target.names[0], label) for label in target.classes[-target.units :]]
+    if target.task == "multilabel":
+        names = [(name, target.classes[1]) for name in target.names]
+    relations = [
+        equals(
+            Words(f"P({names[j][0]} = {names[j][1]})"),
+            Symbol("y", below=str(j), hat=True),
+            Number(float(y_hat[j]), digits),
+        )
+        for j in np.argsort(-y_hat, kind="stable")[:SHOWN]
+    ]
+    return Step("The output as probabilities", tuple(relations))
+
+
 def verify(model: TableModel, table: pa.Table) -> Report:
     """Check a model's formulas on rows of a table, see `inspection.verify`.
 
@@ -656,4 +675,4 @@ def verify(model: TableModel, table: pa.Table) -> Report:
         DataError: the target or a feature is missing, or holds something else than in training.
     """
     part = model.part(table)
-    return model.network.verify(part.X, part.y, sample_weight=part.s, loss=model.loss)
+    return model.network.verify(part.X, part.y, sample_weight=part.s, **cost_of(model).options)

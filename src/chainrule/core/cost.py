@@ -91,6 +91,17 @@ class Cost:
                 f"Cost: expected a cross-entropy with label_smoothing, got the loss {self.loss}. Leave it 0."
             )
 
+    @property
+    def options(self) -> CostOptions:
+        """The choices of `make_cost` that make this cost."""
+        return {
+            "loss": self.loss,
+            "aggregate": self.aggregate,
+            "penalty": self.penalty,
+            "average_outputs": self.average_outputs,
+            "label_smoothing": self.label_smoothing,
+        }
+
     def targets(self, where: str, y: Any, outputs: int, dtype: np.dtype[np.floating]) -> Array:
         """y as the matrix (N, n_L) that the loss takes; see `losses.check_targets` for the errors."""
         return check_targets(where, self.loss, y, outputs, dtype)

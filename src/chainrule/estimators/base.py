@@ -43,7 +43,6 @@ from .vocabulary import (
     Stopping,
     adopt,
     constant_part,
-    cost_options,
     dense_layers,
     hidden_layers,
     optimizer,
@@ -577,17 +576,17 @@ class MLP(BaseEstimator):  # type: ignore[misc]
 
     def trace(self, X: Any, y: Any, sample_weight: Any = None) -> Trace:
         """`Network.trace` of these rows, with the loss and the penalty of the last fit."""
-        return self.network_.trace(*self._problem(X, y), sample_weight=sample_weight, **cost_options(self.cost_))
+        return self.network_.trace(*self._problem(X, y), sample_weight=sample_weight, **self.cost_.options)
 
     def explain(self, X: Any, y: Any, what: Any, *place: Any, sample_weight: Any = None, **choices: Any) -> Derivation:
         """`Network.explain` of one number (what, layer, index), with the loss and the penalty of the last fit."""
         rows, targets = self._problem(X, y)
-        options = cost_options(self.cost_) | choices
+        options: dict[str, Any] = {**self.cost_.options, **choices}
         return self.network_.explain(rows, targets, what, *place, sample_weight=sample_weight, **options)
 
     def verify(self, X: Any, y: Any, sample_weight: Any = None, seed: int = 0) -> Any:
         """`Network.verify`: every formula of this network against independent witnesses, on these rows."""
-        options = cost_options(self.cost_)
+        options: dict[str, Any] = dict(self.cost_.options)
         return self.network_.verify(*self._problem(X, y), sample_weight=sample_weight, seed=seed, **options)
 
     def _inspected(self, X: Any) -> tuple[Network, Array]:

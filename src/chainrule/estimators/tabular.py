@@ -29,7 +29,7 @@ from ..table_model import Part, Problem, Settings, TableModel, cost_of, prepare
 from ..tables.columns import Encoder
 from ..tables.targets import Target
 from .frames import column_names, dense, familiar, is_frame, missing, table_of
-from .vocabulary import cost_options, whole
+from .vocabulary import whole
 
 WEIGHTS = "sample_weight"  # the name of their column
 
@@ -313,20 +313,20 @@ class Tabular(BaseEstimator):  # type: ignore[misc]
     def trace(self, X: Any, y: Any, sample_weight: Any = None, *, member: int = 0) -> Trace:
         """`Network.trace` of these rows, with the cost of the training; `member` is the fold whose network it is."""
         model, part = self._part(X, y, member)
-        return model.network.trace(part.X, part.y, sample_weight=sample_weight, **cost_options(cost_of(model)))
+        return model.network.trace(part.X, part.y, sample_weight=sample_weight, **cost_of(model).options)
 
     def explain(
         self, X: Any, y: Any, what: Any, *place: Any, sample_weight: Any = None, member: int = 0, **choices: Any
     ) -> Derivation:
         """`Network.explain` of one number (what, layer, index), with the cost of the training; see `trace`."""
         model, part = self._part(X, y, member)
-        options = cost_options(cost_of(model)) | choices
+        options: dict[str, Any] = {**cost_of(model).options, **choices}
         return model.network.explain(part.X, part.y, what, *place, sample_weight=sample_weight, **options)
 
     def verify(self, X: Any, y: Any, sample_weight: Any = None, seed: int = 0, *, member: int = 0) -> Any:
         """`Network.verify`: every formula of the network against independent witnesses, on these rows; see `trace`."""
         model, part = self._part(X, y, member)
-        options = cost_options(cost_of(model))
+        options: dict[str, Any] = dict(cost_of(model).options)
         return model.network.verify(part.X, part.y, sample_weight=sample_weight, seed=seed, **options)
 
     def _part(self, X: Any, y: Any, member: int) -> tuple[TableModel, Part]:

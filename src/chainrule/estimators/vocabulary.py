@@ -13,7 +13,6 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 
 from ..arrays import Array
 from ..core.architecture import Architecture
-from ..core.cost import Cost
 from ..core.layers import Dense, Dropout, Layer
 from ..errors import ParameterError
 from ..formulas.activations import Activation, exp, find_activation, identity, relu, sigmoid, softmax, tanh
@@ -188,13 +187,6 @@ def schedule(settings: Any, rows: int, before: int, drops: list[int]) -> Schedul
     return Schedule(
         "adaptive", lambda epoch, epochs: FALL ** -sum(drop <= epoch for drop in drops), "5**-drops", planned=False
     )
-
-
-def cost_options(cost: Cost) -> dict[str, Any]:
-    """What the methods of `Network` take of a cost."""
-    return {
-        name: getattr(cost, name) for name in ("loss", "aggregate", "penalty", "average_outputs", "label_smoothing")
-    }
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ..tables.columns import (
     DateColumn,
     Encoder,
     NumberColumn,
+    Tails,
     scaled,
 )
 from ..tables.targets import Target
@@ -316,15 +317,17 @@ def encode(graph: Graph, encoder: Encoder) -> str:
             known = len(column.day.features)
             numbers.append((column.day, places[:known], graph("Where", gap, graph.number(np.nan, FLOAT64), days)))
             blocks.append((places[known:], _waves(graph, column, days, gap)))
-    for clip in (True, False):
-        if alike := [given for given in numbers if given[0].clip == clip]:
-            blocks += _numbers(graph, alike, clip)
+    for tails in get_args(Tails):
+        if alike := [given for given in numbers if given[0].tails == tails]:
+            blocks += _numbers(graph, alike, tails)
     features = [place for places, _ in blocks for place in places]
     X = graph.beside([value for _, value in blocks])
     return X if features == sorted(features) else graph.pick(X, np.argsort(features).tolist())
 
 
-def _numbers(graph: Graph, given: list[tuple[NumberColumn, range, str]], clip: bool) -> list[tuple[Sequence[int], str]]:
+def _numbers(
+    graph: Graph, given: list[tuple[NumberColumn, range, str]], tails: Tails
+) -> list[tuple[Sequence[int], str]]:
     """Numbers side by side, scaled, and then the indicators of their gaps."""
     x = graph.beside([graph.column(value) for _, _, value in given])
     gap = graph("IsNaN", x)
@@ -335,7 +338,7 @@ def _numbers(graph: Graph, given: list[tuple[NumberColumn, range, str]], clip: b
 
     def write(symbols: Any, xp: Any) -> dict[str, Any]:
         x, center, factor = (symbols.input(name, ELEMENT) for name in ("x", "center", "factor"))
-        return {"z": scaled(x, center, factor, clip)}
+        return {"z": scaled(x, center, factor, tails)}
 
     z = graph.formula(trace(write)["z"], {"x": graph("Where", gap, values["median"], x)} | values, FLOAT64)
     blocks: list[tuple[Sequence[int], str]] = [([places[0] for _, places, _ in given], z)]

@@ -1,7 +1,10 @@
 """How feature columns become a matrix of numbers: one frozen record per column, fitted once, saved with the model.
 
 Numbers are scaled as in RealMLP-TD-S (Holzmüller, Grinsztajn & Steinwart 2024): centred at the median, divided by
-the interquartile range, smoothly clipped to (−3, 3). Rows in messages count from 1, the first row of data.
+the interquartile range, smoothly clipped to (−3, 3). Two rules are added. The clip hides how far away a far value is; where
+far values are more than rare, as of incomes and areas, they are told apart by their logarithm instead. And where most rows have
+one value the range is that of the others, so that a single 9999 among zeros does not make all others equal. Rows in
+messages count from 1, the first row of data.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["number", "category", "boolean", "date"]
 Scaling = Literal["robust", "standard", "none"]
+Tails = Literal["clip", "log", "linear"]
 
-MAX_LEVELS = 64
+MAX_LEVELS = 256
+FAR, MANY_FAR = 6.0, 0.01  # interquartile ranges from the median, and the share of the values from which on they count
 MOSTLY_NUMBERS = 0.8  # from this share of numbers on, text in a column is taken for a mistake
 IDENTIFIER_ROWS = 20  # from this many rows on, text with under two rows per value is taken for an identifier
 LARGEST = 1e150  # the square of a larger number may be infinite
@@ -201,13 +206,17 @@ def _reads_as(kind: Kind, text: str) -> bool:
         return False
 
 
-def scaled(x: Any, center: Any, factor: Any, clip: bool) -> Any:
-    """z = (x − center)·factor of a number x; with `clip` z / √(1 + (z/3)²). `export` runs it on symbols too."""
+def scaled(x: Any, center: Any, factor: Any, tails: Tails) -> Any:
+    """z = (x − center)·factor of a number x; with tails "clip" z / √(1 + (z/3)²), with "log" 3 arsinh(z/3).
+
+    Both are nearly z below 1; the first ends at ±3, the second grows as a logarithm. `export` runs it on symbols too.
+    """
     z = (x - center) * factor
-    if not clip:
+    if tails == "linear":
         return z
-    z = np.minimum(np.maximum(z, -1e9), 1e9)  # already 3 to the last bit; keeps the square finite
-    return z / np.sqrt(1 + (z / 3) ** 2)
+    z = np.minimum(np.maximum(z, -1e9), 1e9)  # the clip is 3 to the last bit there; keeps the square finite
+    root = np.sqrt(1 + (z / 3) ** 2)
+    return z / root if tails == "clip" else 3 * np.sign(z) * np.log(np.abs(z) / 3 + root)
 
 
 def waves(when: Array, day: Array, hours: bool) -> Array:
@@ -224,7 +233,7 @@ def waves(when: Array, day: Array, hours: bool) -> Array:
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A number x as z = (x − center)·factor, with `clip` as z / √(1 + (z/3)²); a gap as the median.
+    """A number x as `scaled`; a gap as the median.
 
     If there were gaps in training, a second feature is 1 where there is a gap and 0 elsewhere.
     """
@@ -233,7 +242,7 @@ class NumberColumn:
     median: float
     center: float
     factor: float
-    clip: bool
+    tails: Tails
     gaps: bool
 
     @property
@@ -247,7 +256,7 @@ class NumberColumn:
     def encode_numbers(self, x: Array) -> Array:
         """The same from (N,) float64 with NaN for gaps."""
         gap = np.isnan(x)
-        z = scaled(np.where(gap, self.median, x), self.center, self.factor, self.clip)
+        z = scaled(np.where(gap, self.median, x), self.center, self.factor, self.tails)
         return np.column_stack((z, gap) if self.gaps else (z,))
 
 
@@ -392,6 +401,17 @@ class Encoder:
             start = stop
         return X
 
+    @property
+    def linear(self) -> Encoder:
+        """The same without clips and logarithms, as a linear model needs the numbers."""
+
+        def plain(column: Column) -> Column:
+            if isinstance(column, DateColumn):
+                return dataclasses.replace(column, day=dataclasses.replace(column.day, tails="linear"))
+            return dataclasses.replace(column, tails="linear") if isinstance(column, NumberColumn) else column
+
+        return Encoder(tuple(map(plain, self.columns)))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; floats are exact."""
         kinds = {record: kind for kind, record in _COLUMNS.items()}
@@ -490,11 +510,15 @@ def _fit_number(x: Array, name: str, scaling: Scaling) -> NumberColumn:
     low, q25, median, q75, high = (float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
     center, scale = 0.0, 1.0
     if scaling == "robust":
+        if q25 == q75 and high > low:  # most rows have one value: the others alone say what is near
+            q25, q75 = (float(q) for q in np.quantile(known[known != median], [0.25, 0.75]))
         center, scale = median, (q75 - q25) or 0.5 * (high - low)
     elif scaling == "standard":
         center, scale = float(known.mean()), float(known.std()) if high > low else 0.0
     factor = 1 / scale if scale > np.finfo(np.float64).tiny else 0.0
-    return NumberColumn(name, median, center, factor, scaling == "robust", len(known) < len(x))
+    far = float(np.mean(np.abs(known - center) > FAR * scale))
+    tails: Tails = "linear" if scaling != "robust" else "log" if far > MANY_FAR else "clip"
+    return NumberColumn(name, median, center, factor, tails, len(known) < len(x))
 
 
 def _fit_category(
@@ -519,7 +543,11 @@ def _fit_category(
         )
     counts = dict(zip(distinct.to_pylist(), frequency.to_pylist(), strict=True))
     levels = sorted(counts, key=lambda level: (-counts[level], level))
-    note = f"Column {name!r}: only the {max_levels} most frequent of {len(levels)} levels are told apart."
+    others = sum(counts[level] for level in levels[max_levels:])
+    note = (
+        f"Column {name!r}: only the {max_levels} most frequent of {len(levels)} levels are told apart, {others / rows:.0%} of "
+        f"its values have others. More are with --max-levels {len(levels)}."
+    )
     signed = len(levels) == 2 <= max_levels
     return CategoryColumn(name, tuple(levels[:max_levels]), signed), note if len(levels) > max_levels else ""
 

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
@@ -28,6 +28,7 @@ PACKED = ".gz"  # after the ending of a text file
 PARQUET_ENDINGS = (".parquet", ".pq")
 GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
 DELIMITERS = ",;\t|"
+NOT_THOUSANDS = r"^\s*[+-]?(\d*,(\d{1,2}|\d{4,})|\d{4,},\d+|0\d*,\d+)([eE][+-]?\d+)?\s*$"  # 1,5 but not 1,203
 DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?([eE][+-]?\d+)?\s*$"
 
 Format = Literal["csv", "parquet", "jsonl"]
@@ -36,8 +37,8 @@ Format = Literal["csv", "parquet", "jsonl"]
 def read_table(source: str | os.PathLike[str], text: Collection[str] = ()) -> pa.Table:
     """The table in a .csv, .tsv, .txt (also .csv.gz …), .parquet or .pq file, or a data set that scikit-learn bundles.
 
-    The delimiter of a text file (comma, semicolon, tab or |) is found from its header. Between semicolons 1,5 is one and
-    a half, if a whole column reads like that. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
+    The delimiter of a text file (comma, semicolon, tab or |) is found from its header. 1,5 is one and a half, if a whole
+    column reads like that; so is 1,203 between semicolons, or beside such numbers. The values in `GAPS` are gaps, in text columns too. Columns named in `text` are not
     interpreted, so that 007 stays 007. Spaces around column names are dropped.
 
     Raises:
@@ -182,6 +183,9 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
             file.seek(0)
             records = (row for row in csv.reader(file, delimiter=delimiter) if row)
             header, rows = next(records, []), next(records, None) is not None
+            if len(header) == 1:
+                file.seek(0)
+                _check_lines(path, file)
         if not header:
             raise DataError(f"Reading {path}: expected a table, got only empty lines.")
         names = [name.strip() for name in header]
@@ -208,8 +212,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
         zoned = [field.name for field in table.schema if pa.types.is_timestamp(field.type) and field.type.tz]
         if zoned:
             table = _in_local_time(table, parsed(".", zoned))
-        if delimiter == ";":
-            table = _with_commas(path, table, parsed, uninterpreted)
+        table = _with_commas(path, table, parsed, uninterpreted, delimiter == ";")
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         _check_encoding(path)
         if isinstance(error, pa.ArrowInvalid):
@@ -221,6 +224,20 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
     if isinstance(last, str) and "\n" in last:  # an open quote may have swallowed the rest of the file
         _check_records(path, delimiter)
     return table.rename_columns(names)
+
+
+def _check_lines(path: Path, lines: Iterable[str]) -> None:
+    """Raises DataError at an empty line between others of a file of one column: it may be a gap, and is read as none."""
+    empty, begun = 0, False
+    for number, line in enumerate(lines, 1):
+        if not line.strip("\r\n"):
+            empty = empty or number * begun
+        elif empty:
+            raise DataError(
+                f"Reading {path}: expected a value in every line of a file of one column, got an empty line {empty}. "
+                "Write NA where there is a gap, or remove the line."
+            )
+        begun = True
 
 
 def _in_local_time(table: pa.Table, as_text: pa.Table) -> pa.Table:
@@ -235,8 +252,12 @@ def _in_local_time(table: pa.Table, as_text: pa.Table) -> pa.Table:
     return table
 
 
-def _with_commas(path: Path, table: pa.Table, parsed: Callable[[str], pa.Table], text: Collection[str]) -> pa.Table:
+def _with_commas(
+    path: Path, table: pa.Table, parsed: Callable[[str], pa.Table], text: Collection[str], sure: bool
+) -> pa.Table:
     """A table whose numbers were read with points; where a column has numbers with commas, as read with commas.
+
+    `sure`: 1,203 has a decimal comma; else only beside numbers such as 1,5 whose comma cannot stand for thousands.
 
     Raises:
         DataError: beside such a column there is one of numbers like 1.234, which may be with points or thousands.
@@ -248,7 +269,8 @@ def _with_commas(path: Path, table: pa.Table, parsed: Callable[[str], pa.Table],
         return bool(pc.all(pc.match_substring_regex(column, DECIMAL_COMMA)).as_py())
 
     texts = [n for n in table.column_names if pa.types.is_string(table.schema.field(n).type) and n not in text]
-    if not any(commas(table.column(name)) for name in texts):
+    found = [table.column(name) for name in texts if commas(table.column(name))]
+    if not found or not (sure or any(pc.any(pc.match_substring_regex(c, NOT_THOUSANDS)).as_py() for c in found)):
         return table
     found = parsed(",")
     for place, name in enumerate(found.column_names):

@@ -656,6 +656,39 @@ def test_explain_prints_the_numbers_of_a_row(run, houses):
         assert status == 2 and err.startswith("error: ")
 
 
+def test_explain_derives_the_cost_that_was_trained(run, houses):
+    """With label smoothing and the penalty; and it says which class an output is the probability of."""
+    flags = ("--epochs", 5, "--hidden", "3", "--l2", 0.01, "--label-smoothing", 0.2)
+    run("train", houses, "-t", "kind", *ignore("class", "many", "flag"), *flags, "--out", "m")
+    from chainrule.tables.read import read_table
+
+    model = cli_model("m")
+    part = model.part(read_table(houses).slice(6, 1))
+    cost = model.network.cost(part.X, part.y, loss=model.loss, label_smoothing=0.2, penalty=0.01)
+    status, out, _ = run("explain", "m", houses, "--row", 7, "--what", "cost")
+    assert (status == 0 and f"C = {cost:.6g}\n" in out.replace("C = φ", "")) or f"= {cost:.6g}" in out
+    p = model.network.predict(part.X)[0]
+    for j in np.argsort(-p):
+        assert f"P(kind = {model.target.classes[j]}) = ŷ_{j} = {p[j]:.6g}" in out
+
+
+def test_a_folder_is_no_file_to_write(run, houses, tmp_path):
+    run("train", houses, "-t", "price", *ignore("class", "many", "flag"), "--epochs", 1, "--hidden", "3", "--out", "m")
+    for out in (".", "/"):
+        for to in ("onnx", "python"):
+            status, _, err = run("export", "m", "--to", to, "--out", out)
+            assert status in (1, 2) and err.startswith("error: ") and "Traceback" not in err
+
+
+def test_the_linear_baseline_gets_plain_numbers(run):
+    rng = np.random.default_rng(0)
+    X = np.exp(1.5 * rng.normal(size=(400, 2)))
+    rows = np.column_stack([X, 3 * X[:, 0] + X[:, 1] + rng.normal(size=400)])
+    table = write_csv("skew.csv", [["a", "b", "y"], *rows.tolist()])
+    run("train", table, "-t", "y", "--epochs", 2, "--hidden", "3", "--out", "m")
+    assert json.loads(Path("m/metrics.json").read_text())["baselines"]["linear"]["r2"] > 0.98
+
+
 def test_verify_checks_a_model_on_its_table(run, houses):
     run("train", houses, "-t", "price", *ignore("class", "many", "flag"), "--epochs", 5, "--hidden", "3", "--out", "m")
     status, out, err = run("verify", "m", houses, "--rows", 20)

@@ -325,6 +325,18 @@ def test_texts_that_look_like_dates_are_named():
         assert "Taken as a category" in note
 
 
+def test_what_texts_may_be_is_said():
+    """Numbers and dates in the wrong clothes, and levels that are not told apart."""
+    _, (note,) = fit_encoder(pa.table({"a": [f"{i}.5" for i in range(60)], "x": range(60)}), ["a", "x"])
+    assert "'a' is left out" in note and "give it a type of numbers (pandas.to_numeric)" in note
+    _, (note,) = fit_encoder(pa.table({"d": ["31.12.2023", "1.1.2024", "2.1.2024"] * 20}), ["d"])
+    assert "'d': its 3 dates are taken as categories. To have them as dates write 2024-12-31 in a file" in note
+    assert fit_encoder(pa.table({"d": ["31.12.2023", "1.1.2024"] * 20}), ["d"], categories=["d"])[1] == ()
+    _, (note,) = fit_encoder(pa.table({"c": [*"aaabbc" * 10, "d"]}), ["c"], max_levels=2)
+    assert "only the 2 most frequent of 4 levels are told apart, 18% of its values have others" in note
+    assert "--max-levels 4" in note
+
+
 def test_levels_are_whole_numbers_or_text_as_it_is():
     texts = ["4.0", "4", "4.00", "-3.0", "0.0", "04.0", "04", "4.10", "v4.0", "4.0.0", ".0", "1e3", None]
     expected = ["4", "4", "4", "-3", "0", "04.0", "04", "4.10", "v4.0", "4.0.0", ".0", "1e3", None]

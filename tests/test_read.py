@@ -63,6 +63,13 @@ def test_decimal_commas_after_other_delimiters(tmp_path: Path, delimiter: str, n
     assert read("a b", "1,5 x", "blue y") == {"a": ["1,5", "blue"], "b": ["x", "y"]}
 
 
+def test_string_views_of_parquet(tmp_path: Path) -> None:
+    table = pa.table({"c": pa.array(["a", None, "b"], pa.string_view()), "x": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "v.parquet")
+    found = read_table(tmp_path / "v.parquet")
+    assert found.to_pydict() == table.to_pydict() and found.take([2, 0]).column("c").to_pylist() == ["b", "a"]
+
+
 def test_empty_lines_of_one_column(tmp_path: Path) -> None:
     """pyarrow leaves them out, and predictions would not fit the rows any more."""
     with pytest.raises(DataError, match=r"in every line of a file of one column, got an empty line 3\. Write NA"):

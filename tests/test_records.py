@@ -284,6 +284,19 @@ def test_own_formulas_cannot_change_what_they_are_given():
         cr.Network(3, [cr.Dense(4, written), cr.Dense(1)]).gradient(X, Y)
 
 
+def test_a_loaded_record_gets_the_parameters_of_the_file(tmp_path):
+    net = cr.Network(2, [cr.Dense(3, of_plain), cr.Dense(2, with_slope(3.0)), cr.Dense(1)], seed=1)
+    net.save(tmp_path / "net.model")
+    for given in ([of_plain, with_slope], [of_plain, with_slope(3.0)]):
+        again = cr.Network.load(tmp_path / "net.model", given)
+        np.testing.assert_array_equal(again.predict(X[:, :2]), net.predict(X[:, :2]))
+
+
+@cr.activation()
+def with_slope(xp, real, slope=1.0):
+    return (lambda z: slope * z), (lambda z, a: slope * xp.ones_like(z))
+
+
 def test_records_made_by_exec_are_compiled():
     pytest.importorskip("numba")
     known = {"cr": cr}

@@ -479,3 +479,38 @@ def test_graph_of_a_loss_that_does_not_fit():
         net.graph("binary_cross_entropy")
     with pytest.raises(ParameterError, match="unknown name 'squares'"):
         net.graph("squares")
+
+
+def test_graph_has_the_factor_of_a_scaled_layer():
+    graph = cr.Network(3, [cr.Dense(4, "tanh", ntk=True), cr.Dense(1)]).graph()
+    assert [node.formula for node in graph.nodes if node.name[0] == "z"] == [
+        "z^1 = 0.5774 x W^1ᵀ + b^1",
+        "z^2 = a^1 W^2ᵀ + b^2",
+    ]
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("costs", [(1.1, 0.7), (120, 60), (1.0, 0.04), (1.0, 1e-9), (300.0, 2.0), (0.5, 0.0)])
+def test_the_axis_of_costs_has_some_labels_and_not_too_many(costs):
+    pytest.importorskip("matplotlib")
+    from chainrule import plots
+
+    run = cr.Network(1, [cr.Dense(1)]).fit([[1.0], [2.0]], [1.0, 2.0], epochs=2)
+    history = tuple(row | {"train_cost": cost} for row, cost in zip(run.history, costs, strict=True))
+    figure = plots.learning_curve(dataclasses.replace(run, snapshot=dataclasses.replace(run.snapshot, history=history)))
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels() if low <= tick.get_position()[1] <= high]
+    assert 3 <= len(shown) <= 14 and all(shown), shown
+
+
+def test_a_surface_has_one_output():
+    pytest.importorskip("matplotlib")
+    from chainrule import plots
+
+    with pytest.raises(cr.ShapeError, match="expected a network of one output, got 3"):
+        plots.surface(cr.Network(2, [cr.Dense(3)]))
+    with pytest.raises(ParameterError, match="grid to be a whole number of at least 2, got 1"):
+        plots.surface(cr.Network(2, [cr.Dense(1)]), grid=1)

@@ -149,14 +149,14 @@ def check_number(
     raise ParameterError(f"{where}: expected {name} {interval}, got {value!r}.")
 
 
-def check_count(where: str, name: str, value: object) -> None:
-    """Check a setting: a whole number of at least 1.
+def check_count(where: str, name: str, value: object, least: int = 1) -> None:
+    """Check a setting: a whole number of at least `least`.
 
     Raises:
         ParameterError: anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{where}: expected {name} to be a whole number of at least 1, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"{where}: expected {name} to be a whole number of at least {least}, got {value!r}.")
 
 
 def read_array(where: str, name: str, value: npt.ArrayLike) -> Array:

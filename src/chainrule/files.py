@@ -25,6 +25,7 @@ from .formulas.activations import CATALOGUE as ACTIVATIONS
 from .formulas.activations import Activation
 from .formulas.initializers import CATALOGUE as INITIALIZERS
 from .formulas.initializers import Initializer
+from .formulas.record import find
 from .plain import from_plain
 from .training.loop import Snapshot
 
@@ -144,7 +145,7 @@ def build_architecture(document: Mapping[str, Any], activations: Iterable[Activa
     Raises:
         ModelFileError, ChainRuleError, TypeError, KeyError: the document does not describe a network.
     """
-    own = {record.spec: record for record in activations}
+    own = {name: record for record in activations for name in (record.name, record.spec)}
     layers: list[Layer] = []
     for given in document["layers"]:
         settings = dict(given)
@@ -155,8 +156,9 @@ def build_architecture(document: Mapping[str, Any], activations: Iterable[Activa
         for name, value in settings.items():
             if known[name] == "bool" and not isinstance(value, bool):
                 raise ModelFileError(f"layer {len(layers) + 1}: expected {name} to be true or false, got {value!r}.")
-        if settings.get("activation") in own:
-            settings["activation"] = own[settings["activation"]]
+        spec = settings.get("activation", "")
+        if spec in own or spec.partition("(")[0] in own:
+            settings["activation"] = own[spec] if spec in own else find("model file", spec, Activation, own)
         layers.append(cls(**settings))
     return chain("model file", document["inputs"], layers)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import check_count
 from .disk import replacing
-from .errors import NotTrainedError, require
+from .errors import NotTrainedError, ShapeError, require
 from .network import Network, Run
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
-    """Training and validation cost by epoch, with the best epoch marked; a logarithmic axis where all is positive.
+    """Training and validation cost by epoch, with the best epoch marked; a logarithmic axis over more than a decade.
 
     Raises:
         NotTrainedError: the run ended before its first epoch did.
@@ -73,10 +74,13 @@ def learning_curve(run: Run, title: str = "Learning curve") -> Figure:
         axes.axvline(
             run.best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch by {by}, {run.best_epoch}"
         )
-    if all(row[key] > 0 for _, key, _ in curves for row in run.history if key in row):
+    costs = [row[key] for _, key, _ in curves for row in run.history if key in row]
+    lowest, highest = min(costs), max(costs)
+    if lowest > 0 and highest > 10 * lowest:
         ticks = require("matplotlib.ticker", "plot", "Pictures")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticks.LogLocator(subs=(1, 2, 5), numticks=12))
+        subs = (1, 2, 5) if highest < 1e4 * lowest else (1,)
+        axes.yaxis.set_major_locator(ticks.LogLocator(subs=subs, numticks=12))
         axes.yaxis.set_major_formatter(lambda cost, _: f"{cost:g}")
         axes.yaxis.set_minor_formatter(ticks.NullFormatter())
     axes.locator_params(axis="x", integer=True)
@@ -92,8 +96,12 @@ def surface(network: Network, title: str = "", grid: int = 20) -> Figure:
     """004's two pictures of a network of two inputs and one output on [0, 1]²: 3-D scatter, and contours of 20 levels.
 
     Raises:
-        ShapeError: the network has another number of inputs.
+        ShapeError: the network has another number of inputs or outputs.
+        ParameterError: a grid of fewer than 2 points a side.
     """
+    check_count("Surface", "grid", grid, 2)
+    if network.architecture.outputs != 1:
+        raise ShapeError(f"Surface: expected a network of one output, got {network.architecture.outputs}.")
     ticks = np.linspace(0, 1, grid)
     x1, x2 = np.meshgrid(ticks, ticks)
     y_hat = network.predict(np.column_stack([x1.ravel(), x2.ravel()]))[:, 0]

@@ -364,8 +364,10 @@ def aggregate(phi: Aggregator) -> int:
     """
     module, name = phi.make.__module__, phi.make.__qualname__
     found = getattr(importlib.import_module(module), name)
-    if module == "__main__" or getattr(found, "make", found) is not phi.make:
-        raise ImportError(f"no module holds {name}")
+    if module == "__main__":
+        raise ImportError("it stands in a script, and only those of a module are compiled")
+    if getattr(found, "make", found) is not phi.make:
+        raise ImportError(f"{module} holds another {name}")
     code = hashlib.sha256("\n".join(makes_up(phi.make)).encode()).hexdigest()
     parameters = "".join(f", {value!r}" for _, value in phi.parameters)
     source = f'''"""Written by chainrule: the aggregate {phi.name} from {module}, code {code}."""

@@ -113,7 +113,8 @@ def computation_graph(architecture: Architecture, loss: Loss) -> Graph:
             formula = f"{shown} ⊙ mask"
         else:
             formula = f"{shown} ⊙ W^{number}" if len(layer.W_shape) == 1 else f"{shown} W^{number}ᵀ"
-        formula += f" + b^{number}" if layer.b_shape else ""
+        c = getattr(layer, "factor", 1.0)
+        formula = (f"{c:.4g} " if c != 1 else "") + formula + (f" + b^{number}" if layer.b_shape else "")
         nodes.append(Node(z, f"z^{number} = {formula}", shape, "computation"))
         edges += [(before, z), *((f"{name}{number}", z) for name, _ in parameters)]
         before, shown = z, f"z^{number}"

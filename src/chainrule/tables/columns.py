@@ -42,6 +42,8 @@ GROUPED = r"^\s*[+-]?\d{1,3}((,\d{3})+(\.\d*)?|(\.\d{3})+,\d*)\s*$"  # 1,234.5 a
 ISO = r"^(\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)(Z|[+-]\d\d(:?\d\d)?)?$"  # local time, and its offset
 DATED = r"\s*\d{1,4}([-./])\d{1,2}\1\d{1,4}(?=[ T]|$)"  # the beginning of a text that looks like a date
 
+AS_DATES = "write 2024-12-31 in a file (all with an offset or none), use pandas.to_datetime in a frame"
+
 _NOUNS = {"number": "a number", "category": "text", "boolean": "true or false", "date": "a date"}
 DAY = 86_400_000  # milliseconds
 
@@ -533,11 +535,14 @@ def _fit_category(
     distinct, frequency = pc.value_counts(text.drop_null()).flatten()
     if len(distinct) == 1 and rows == len(text):
         return None, _constant(name)
+    some = distinct.slice(0, 100).to_pylist()
+    dated = not forced and bool(some) and all(re.match(DATED, text) for text in some)
     if not forced and rows >= IDENTIFIER_ROWS and 2 * len(distinct) > rows:
-        dated = all(re.match(DATED, text) for text in distinct.slice(0, 100).to_pylist())
         fix = f"Taken as a category (--category {shlex.quote(name)}) it is kept."
         if dated:
-            fix = "Dates are kept: write 2024-12-31 in a file, use pandas.to_datetime in a frame."
+            fix = f"Dates are kept: {AS_DATES}."
+        elif all(re.match(NUMBER, text) for text in some):
+            fix = "Numbers are kept: give it a type of numbers (pandas.to_numeric)."
         return None, (
             f"Column {name!r} is left out: most rows have a text of their own, as in an identifier or free text. {fix}"
         )
@@ -548,8 +553,13 @@ def _fit_category(
         f"Column {name!r}: only the {max_levels} most frequent of {len(levels)} levels are told apart, {others / rows:.0%} of "
         f"its values have others. More are with --max-levels {len(levels)}."
     )
+    notes = [note] if len(levels) > max_levels else []
+    if dated:
+        notes.append(
+            f"Column {name!r}: its {len(levels)} dates are taken as categories. To have them as dates {AS_DATES}."
+        )
     signed = len(levels) == 2 <= max_levels
-    return CategoryColumn(name, tuple(levels[:max_levels]), signed), note if len(levels) > max_levels else ""
+    return CategoryColumn(name, tuple(levels[:max_levels]), signed), " ".join(notes)
 
 
 def _fit_date(column: pa.ChunkedArray, name: str, scaling: Scaling) -> DateColumn:

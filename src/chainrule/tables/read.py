@@ -164,6 +164,9 @@ def _read_parquet(path: Path) -> pa.Table:
         try:
             table = parquet.ParquetFile(file).read()
             table.validate(full=True)
+            for place, field in enumerate(table.schema):
+                if str(field.type) == "string_view":  # few of pyarrow's functions take it
+                    table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
             kept = [name for name in table.column_names if not name.startswith("__index_level_")]  # written by pandas
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"Reading {path}: expected a Parquet file, got something else or a damaged one.") from error

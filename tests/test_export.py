@@ -632,6 +632,41 @@ def test_the_predictor_of_a_network_checks_its_rows():
         assert str(found.value) == str(expected.value)
 
 
+def test_codes_with_a_zero_are_the_same_categories_in_a_graph():
+    pandas = pytest.importorskip("pandas")
+    codes = np.array(["1", "2", "3"] * 20)
+    model = cr.TabularRegressor(hidden=(4,), epochs=20, categories=["code"], random_state=0)
+    model.fit(pandas.DataFrame({"code": codes}), codes.astype(float))
+    graph = session(to_onnx(model))
+    plain, dotted = (graph.run(None, {"code": np.array(texts, object)})[0] for texts in (["1", "3"], ["1.0", "3.000"]))
+    np.testing.assert_array_equal(dotted, plain)
+    assert plain[0] != plain[1]
+    prices = np.array(["1.00", "2.00", "2.50", "10.00"] * 20)
+    model = cr.TabularRegressor(hidden=(4,), epochs=20, random_state=0).fit(
+        pandas.DataFrame({"price": prices}), np.unique(prices, return_inverse=True)[1]
+    )
+    found = session(to_onnx(model)).run(None, {"price": prices[:4].astype(object)})[0]
+    np.testing.assert_allclose(found, model.predict(pandas.DataFrame({"price": prices[:4]})), rtol=1e-5)
+
+
+def test_texts_of_dates_are_read_as_the_library_reads_a_file(tmp_path):
+    """Local time, whatever offset it has; and a graph needs a name for every input."""
+    rows = [f"2023-01-{1 + i % 28:02d}T{i % 24:02d}:30:00+{i % 12:02d}:00" for i in range(60)]
+    path = tmp_path / "times.csv"
+    path.write_text("t,y\n" + "".join(f"{row},{i % 24}\n" for i, row in enumerate(rows)))
+    problem = prepare(read_table(path), ["y"], Settings(hidden=(8,), epochs=30))
+    fit(problem)
+    model = problem.model
+    predictor = loaded(to_python(model))
+    ours = model.predict(read_table(path))["y"]
+    assert np.std(ours) > 1
+    np.testing.assert_allclose(predictor.predict({"t": rows})["y"], ours, rtol=1e-6)
+    np.testing.assert_allclose(predictor.predict(predictor.read_csv(str(path)))["y"], ours, rtol=1e-6)
+    frame = pytest.importorskip("pandas").DataFrame({"": np.arange(30.0), "b": np.arange(30.0) ** 2})
+    with pytest.raises(ParameterError, match="a name for every column"):
+        to_onnx(cr.TabularRegressor(hidden=(3,), epochs=2).fit(frame, frame["b"]))
+
+
 # -- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
@@ -723,32 +758,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     raise SystemExit(main())
-
-
-def test_codes_with_a_zero_are_the_same_categories_in_a_graph():
-    pandas = pytest.importorskip("pandas")
-    codes = np.array(["1", "2", "3"] * 20)
-    model = cr.TabularRegressor(hidden=(4,), epochs=20, categories=["code"], random_state=0)
-    model.fit(pandas.DataFrame({"code": codes}), codes.astype(float))
-    graph = session(to_onnx(model))
-    plain, dotted = (graph.run(None, {"code": np.array(texts, object)})[0] for texts in (["1", "3"], ["1.0", "3.0"]))
-    np.testing.assert_array_equal(dotted, plain)
-    assert plain[0] != plain[1]
-
-
-def test_texts_of_dates_are_read_as_the_library_reads_a_file(tmp_path):
-    """Local time, whatever offset it has; and a graph needs a name for every input."""
-    rows = [f"2023-01-{1 + i % 28:02d}T{i % 24:02d}:30:00+{i % 12:02d}:00" for i in range(60)]
-    path = tmp_path / "times.csv"
-    path.write_text("t,y\n" + "".join(f"{row},{i % 24}\n" for i, row in enumerate(rows)))
-    problem = prepare(read_table(path), ["y"], Settings(hidden=(8,), epochs=30))
-    fit(problem)
-    model = problem.model
-    predictor = loaded(to_python(model))
-    ours = model.predict(read_table(path))["y"]
-    assert np.std(ours) > 1
-    np.testing.assert_allclose(predictor.predict({"t": rows})["y"], ours, rtol=1e-6)
-    np.testing.assert_allclose(predictor.predict(predictor.read_csv(str(path)))["y"], ours, rtol=1e-6)
-    frame = pytest.importorskip("pandas").DataFrame({"": np.arange(30.0), "b": np.arange(30.0) ** 2})
-    with pytest.raises(ParameterError, match="a name for every column"):
-        to_onnx(cr.TabularRegressor(hidden=(3,), epochs=2).fit(frame, frame["b"]))

@@ -223,9 +223,17 @@ def again(xp, real):
     return (lambda z: real(0.5) * z), (lambda z, a: real(0.5) * xp.ones_like(z))
 
 
+class Holder:
+    """A class may hold a record."""
+
+    @cr.activation()
+    def inner(xp, real):  # noqa: N805
+        return (lambda z: xp.tanh(z)), (lambda z, a: real(1) - a * a)
+
+
 def test_a_record_is_pickled_as_itself_or_not_at_all():
     """Neither as another one that has its name by now, nor into bytes that nobody can read."""
-    for record in (of_plain, again, again):
+    for record in (of_plain, again, Holder.inner):
         net = cr.Network(2, [cr.Dense(3, record), cr.Dense(1)], seed=1)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(net)).predict(X[:, :2]), net.predict(X[:, :2]))
     nameless = cr.activation()(lambda xp, real: (lambda z: z, lambda z, a: xp.ones_like(z)))

@@ -363,9 +363,9 @@ def aggregate(phi: Aggregator) -> int:
         numba.core.errors.NumbaError: the compiler refuses it.
     """
     module, name = phi.make.__module__, phi.make.__qualname__
-    found = getattr(importlib.import_module(module), name)
     if module == "__main__":
         raise ImportError("it stands in a script, and only those of a module are compiled")
+    found = getattr(importlib.import_module(module), name)
     if getattr(found, "make", found) is not phi.make:
         raise ImportError(f"{module} holds another {name}")
     code = hashlib.sha256("\n".join(makes_up(phi.make)).encode()).hexdigest()

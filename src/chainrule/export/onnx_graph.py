@@ -59,6 +59,7 @@ OPERATORS = {
     "abs": "Abs",
     "sign": "Sign",
 }
+ZEROS = 6  # after the point of a level, which is the same with them: a graph cannot take them off
 TRUTHS = {"greater", "less", "greater_equal", "less_equal", "equal", "not_equal", "bitwise_and", "bitwise_or"}
 
 
@@ -69,7 +70,7 @@ def to_onnx(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
 
     A `TableModel` or an `Ensemble` has one input (N,) for each raw column, by its name: numbers as double, NaN for a
     gap (times of day and durations in seconds); true and false as double 1 and 0, NaN for a gap; categories as text,
-    where any text that training did not know is a gap; dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
+    where any text that training did not know is a gap, and 4, 4.0 … 4.000000 are the same; dates as int64 milliseconds since 1970-01-01 in local time, −2⁶³ for a gap, which is what
     `dates.astype("datetime64[ms]").astype("int64")` gives. Its outputs (N,) are the columns that `predict` gives, by
     their names: numbers and probabilities as double, classes as text, int64, double or bool.
     Of an ensemble they follow from the mean of the members' outputs.
@@ -359,7 +360,8 @@ def _levels(graph: Graph, column: CategoryColumn) -> str:
     """(N, k) from text (N,)."""
     text = graph.input(column.name, object, (), "text; what training did not know is a gap")
     places = dict(zip(column.levels, range(len(column.levels)), strict=True))
-    places |= {f"{level}.0": k for level, k in places.items() if re.match(WHOLE_TEXT, f"{level}.0")}
+    whole = {level: k for level, k in places.items() if re.match(WHOLE_TEXT, f"{level}.0")}
+    places |= {f"{level}.{'0' * zeros}": k for level, k in whole.items() for zeros in range(1, ZEROS + 1)}
     index = graph(
         "LabelEncoder",
         text,

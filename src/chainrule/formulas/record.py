@@ -157,7 +157,7 @@ def _put_together(kind: type[Record], parts: dict[str, Any]) -> Record:
 
 def _find_again(module: str, name: str, parameters: tuple[tuple[str, float], ...]) -> Record:
     """The record that a module holds under its function's name, with other parameters."""
-    record: Record = getattr(importlib.import_module(module), name)
+    record: Record = operator.attrgetter(name)(importlib.import_module(module))
     return replace(record, parameters=parameters)
 
 

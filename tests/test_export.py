@@ -7,11 +7,14 @@ The tests take the first 40 of them; every third is an ensemble of two to five. 
 """
 
 import argparse
+import builtins
 import csv
 import datetime
+import dis
 import gzip
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from types import ModuleType
 
@@ -630,6 +633,25 @@ def test_the_predictor_of_a_network_checks_its_rows():
         with pytest.raises(getattr(predictor, ours.__name__)) as found:
             predictor.predict(bad)
         assert str(found.value) == str(expected.value)
+
+
+def globals_of(code: types.CodeType) -> set[str]:
+    """What a piece of code and those in it take from their module."""
+    own = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return own.union(*(globals_of(part) for part in code.co_consts if isinstance(part, types.CodeType)))
+
+
+def test_the_predictors_files_have_all_that_they_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"n": [1.0, 2.0] * 10, "c": ["a", "b"] * 10, "t": [True, False] * 10})
+    frame["d"] = pandas.date_range("2024-01-01", periods=20)
+    table = cr.TabularRegressor(hidden=(2,), epochs=1).fit(frame, np.arange(20.0))
+    network = cr.Network(2, [cr.Dense(2, "mish"), cr.Dense(1)])
+    for model in (table, network, cr.MLPClassifier((2,), solver="lbfgs").fit(frame[["n"]], frame["c"])):
+        text = to_python(model)
+        predictor = loaded(text)
+        assert globals_of(compile(text, "predictor", "exec")) <= {*vars(predictor), *dir(builtins)}
+    assert predictor.predict_proba(np.array([[1.0]], object)).shape == (1, 2)
 
 
 def test_codes_with_a_zero_are_the_same_categories_in_a_graph():

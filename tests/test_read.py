@@ -63,6 +63,16 @@ def test_decimal_commas_after_other_delimiters(tmp_path: Path, delimiter: str, n
     assert read("a b", "1,5 x", "blue y") == {"a": ["1,5", "blue"], "b": ["x", "y"]}
 
 
+def test_times_of_which_some_have_an_offset(tmp_path: Path) -> None:
+    """Local times all of them, as in the exported predictor; a date that there is not stays a text."""
+    rows = ["1000-03-03", "2024-01-05T10:11Z", "2024-01-05 10:11:12.5+02:00", "NA"]
+    column = read_table(file(tmp_path, "d,x\n" + "".join(f"{row},1\n" for row in rows))).column("d")
+    texts = [None if v is None else str(v) for v in column.to_pylist()]
+    assert texts == ["1000-03-03 00:00:00", "2024-01-05 10:11:00", "2024-01-05 10:11:12.500000", None]
+    wrong = read_table(file(tmp_path, "d,x\n2021-02-30T10:00Z,1\n2021-03-01,1\n"))
+    assert wrong.column("d").to_pylist() == ["2021-02-30T10:00Z", "2021-03-01"]
+
+
 def test_string_views_of_parquet(tmp_path: Path) -> None:
     table = pa.table({"c": pa.array(["a", None, "b"], pa.string_view()), "x": [1, 2, 3]})
     pq.write_table(table, tmp_path / "v.parquet")

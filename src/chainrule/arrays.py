@@ -7,8 +7,8 @@ the analytic continuations and not the modulus.
 
 from __future__ import annotations
 
+import datetime
 import math
-from datetime import date, timedelta
 from numbers import Real
 from typing import Any
 
@@ -19,7 +19,6 @@ from .errors import DataError, ParameterError, ShapeError
 
 Array = npt.NDArray[Any]
 DTYPES = ("float64", "float32")
-TIMES = (np.datetime64, np.timedelta64, date, timedelta)  # the first two have numbers, which mean nothing here
 
 
 class Names(type):
@@ -172,7 +171,8 @@ def read_array(where: str, name: str, value: npt.ArrayLike) -> Array:
         array = np.asarray(value)
         if array.dtype.kind == "c":
             raise TypeError("complex numbers")
-        if array.dtype.kind in "mM" or (array.dtype.kind == "O" and any(isinstance(v, TIMES) for v in array.flat)):
+        times = np.datetime64 | np.timedelta64 | datetime.date | datetime.timedelta
+        if array.dtype.kind in "mM" or (array.dtype.kind == "O" and any(isinstance(v, times) for v in array.flat)):
             raise TypeError("dates or durations")
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # PyTorch refuses by a RuntimeError
         what = "a sparse matrix. Pass .toarray()" if sparse else f"something else ({error})"

@@ -72,7 +72,7 @@ def numbers(values: Any, name: str) -> Array:
 def _number(value: Any, name: str, row: int) -> float:
     if is_gap(value):
         return math.nan
-    text = isinstance(value, str) and not re.match(NUMBER, value)
+    text = isinstance(value, str) and not re.match(NUMBER, value, re.ASCII)
     if text or isinstance(value, bool | np.bool_ | np.datetime64 | np.timedelta64):
         raise wrong(value, name, row, "a number")
     try:
@@ -135,7 +135,7 @@ def _dates(values: Iterable[Any], name: str) -> Array:
         local = value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
         try:
             if isinstance(value, str) and not is_gap(value):
-                found = re.match(ISO, value)
+                found = re.match(ISO, value, re.ASCII)
                 local = found[1].replace(" ", "T") if found else 0
             if not isinstance(local, str | datetime.date | np.datetime64 | None) and not is_gap(local):
                 raise ValueError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import gzip
 import io
@@ -213,8 +214,7 @@ def _read_text(path: Path, text: Collection[str]) -> pa.Table:
 
         table = parsed(".")
         zoned = [field.name for field in table.schema if pa.types.is_timestamp(field.type) and field.type.tz]
-        if zoned:
-            table = _in_local_time(table, parsed(".", zoned))
+        table = _in_local_time(table, parsed(".", zoned) if zoned else table, uninterpreted)
         table = _with_commas(path, table, parsed, uninterpreted, delimiter == ";")
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         _check_encoding(path)
@@ -243,15 +243,25 @@ def _check_lines(path: Path, lines: Iterable[str]) -> None:
         begun = True
 
 
-def _in_local_time(table: pa.Table, as_text: pa.Table) -> pa.Table:
-    """The table with times as their texts have them, without the offsets, by which pyarrow makes them universal."""
+def _in_local_time(table: pa.Table, as_text: pa.Table, text: Collection[str]) -> pa.Table:
+    """The table with times as their texts have them, without the offsets, by which pyarrow makes them universal.
+
+    Where only some have an offset pyarrow leaves texts.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for place, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type) and field.type.tz:
+        mixed = (
+            pa.types.is_string(field.type) and field.name not in text and table.column(place).null_count < len(table)
+        )
+        if mixed and not pc.all(pc.match_substring_regex(table.column(place), ISO)).as_py():
+            continue
+        if mixed or (pa.types.is_timestamp(field.type) and field.type.tz):
             local = pc.replace_substring_regex(as_text.column(place), ISO, r"\1")
-            table = table.set_column(place, field.name, local.cast(pa.timestamp(field.type.unit)))
+            with contextlib.suppress(pa.ArrowInvalid):  # 2021-02-30 stays a text, and is named later
+                kind = pa.timestamp("us" if mixed else field.type.unit)
+                table = table.set_column(place, field.name, local.cast(kind))
     return table
 
 

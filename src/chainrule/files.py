@@ -156,8 +156,8 @@ def build_architecture(document: Mapping[str, Any], activations: Iterable[Activa
         for name, value in settings.items():
             if known[name] == "bool" and not isinstance(value, bool):
                 raise ModelFileError(f"layer {len(layers) + 1}: expected {name} to be true or false, got {value!r}.")
-        spec = settings.get("activation", "")
-        if spec in own or spec.partition("(")[0] in own:
+        spec = settings.get("activation")
+        if isinstance(spec, str) and (spec in own or spec.partition("(")[0] in own):
             settings["activation"] = own[spec] if spec in own else find("model file", spec, Activation, own)
         layers.append(cls(**settings))
     return chain("model file", document["inputs"], layers)

@@ -6,10 +6,12 @@ The independent sources are the uninterrupted run, the history, counted draws, a
 import copy
 import dataclasses
 import errno
+import gc
 import json
 import math
 import os
 import pickle
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -760,6 +762,21 @@ def test_a_run_with_snapshots_can_be_copied(engine):
     run = network().fit(X, y, epochs=2, batch_size=5, engine=engine, keep_every=3)
     for copied in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
         np.testing.assert_array_equal(copied.trace(4).dC_dtheta, run.trace(4).dC_dtheta)
+
+
+@pytest.mark.parametrize("engine", ["array", "compiled"])
+def test_the_memory_of_a_fit_is_free_when_it_ends(engine, monkeypatch):
+    """Without the collector of circular references: gradient, workspace and what the optimizer keeps may be large."""
+    trainings = []
+    usual = loop.Training.__post_init__
+    monkeypatch.setattr(loop.Training, "__post_init__", lambda self: (trainings.append(weakref.ref(self)), usual(self)))
+    X, y = data(20)
+    gc.disable()
+    try:
+        network().fit(X, y, epochs=2, batch_size=5, engine=engine, validation=(X, y))
+        assert [training() for training in trainings] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_compiled_network_wants_rows_too():

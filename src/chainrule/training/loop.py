@@ -360,7 +360,7 @@ class Training:
         now = self.snapshot
         if self.keep_every and (not self.kept or now.step % self.keep_every == 0):
             self.kept.append(own(now) if self.compiled else now)
-        if self.compiled is None or not self.compiled.advance(self._next_pause(stop)):
+        if self.compiled is None or not self.compiled.advance(self, self._next_pause(stop)):
             self._update()
 
     def _next_pause(self, stop: int) -> int:
@@ -504,6 +504,8 @@ class Training:
 class CompiledSteps:
     """A training's steps on the compiled engine, which change θ and the slots in place between two snapshots.
 
+    The training has them, and hands itself to them: in a circle of references the memory of both would stay after the fit.
+
     Raises:
         NotCompiledError: something in the plan is no loop over numbers.
     """
@@ -524,7 +526,6 @@ class CompiledSteps:
             plan.start,
             training.threads,
         )
-        self.training = training
         self.trainer = Trainer(
             training.architecture,
             plan.cost,
@@ -543,9 +544,8 @@ class CompiledSteps:
             1e-5 + operations(training.architecture, settings.batch) / 2e9
         )  # seconds of a step, at first a guess
 
-    def advance(self, stop: int) -> bool:
+    def advance(self, training: Training, stop: int) -> bool:
         """Steps up to `stop` or for about a tenth of a second; False where the next one is for the array engine."""
-        training = self.training
         now, plan = training.snapshot, training.plan
         if now.theta is not self.theta:
             self.theta, self.slots = now.theta, list(now.slots.values())
@@ -557,21 +557,21 @@ class CompiledSteps:
         else:
             rates = np.array([training.learning_rate(now.step + k) for k in range(count)])
         begun = time.perf_counter()
-        order = self.orders(epoch, 1 + (place + count - 1) // training.steps_per_epoch)
+        order = self.orders(training, epoch, 1 + (place + count - 1) // training.steps_per_epoch)
         given = (self.theta, self.slots, now.step, place, order, rates, now.cost_sum)
         done, cost_sum, costs = self.trainer.steps(*given)
         if done:
             self.pace = (time.perf_counter() - begun) / done
             if not (all_finite(self.theta) and all(map(all_finite, self.slots))):
-                self._go_back(now, done)
+                self._go_back(training, now, done)
             slots = dict(zip(now.slots, self.slots, strict=True))
             after = replace(now, theta=self.theta, slots=slots, step=now.step + done, cost_sum=cost_sum)
             training.snapshot = training.with_earlier_epochs(after, costs) if len(costs) else after
         return done > 0
 
-    def orders(self, epoch: int, count: int) -> Array:
+    def orders(self, training: Training, epoch: int, count: int) -> Array:
         """The orders of so many epochs from this one on, one after the other, (count · N,)."""
-        training, plan = self.training, self.training.plan
+        plan = training.plan
         if count == 1:
             return training.order(epoch)
         if plan.sampling == "shuffle":
@@ -579,7 +579,7 @@ class CompiledSteps:
             return drawn.reshape(-1)
         return np.concatenate([plan.order(number, training.N) for number in range(epoch, epoch + count)])
 
-    def _go_back(self, now: Snapshot, done: int) -> None:
+    def _go_back(self, training: Training, now: Snapshot, done: int) -> None:
         """After an update that overflowed: θ as it was before the run, in a snapshot that no run continues.
 
         Raises:
@@ -587,10 +587,10 @@ class CompiledSteps:
         """
         slots = {name: np.zeros_like(slot) for name, slot in now.slots.items()}
         identity = now.identity + ", overflown"
-        theta = np.array(self.training.begun)
-        self.training.snapshot = replace(now, theta=theta, slots=slots, identity=identity)
+        theta = np.array(training.begun)
+        training.snapshot = replace(now, theta=theta, slots=slots, identity=identity)
         which = "the update" if done == 1 else f"one of {done} updates up to this one"
-        raise DivergenceError(self.training._where(now.step + done - 1, f"{which} of the parameters overflows"))
+        raise DivergenceError(training._where(now.step + done - 1, f"{which} of the parameters overflows"))
 
     def predict(self, architecture: Architecture, theta: Array, X: Array) -> Values:
         """The last z and ŷ of X."""

@@ -17,7 +17,7 @@ from chainrule.bench.problems import JACOBIANS, PER_SAMPLE, Problem, work
 SMALL = Problem((5, 16, 12, 3), 16, batches=6)
 TWO = Problem((5, 8, 2), 4, batches=3)
 NEEDS = {"chainrule, compiled": ["numba"], "scikit-learn": ["sklearn"], "torch": ["torch"], "JAX": ["jax"], "Keras": ["keras", "jax"],
-         "onnxruntime": ["onnxruntime", "onnx"], peers.FLOOR: ["numba", "scipy_openblas32"]}  # fmt: skip
+         "onnxruntime": ["onnxruntime", "onnx"], peers.FLOOR: ["numba", "scipy_openblas32"], peers.PEAK: ["numba"]}  # fmt: skip
 
 
 def contender(table, name, problem):
@@ -33,7 +33,9 @@ def contender(table, name, problem):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("activation", ["relu", "mish"])
-@pytest.mark.parametrize("name", [name for name in peers.TRAINERS if name not in ("chainrule, array", peers.FLOOR)])
+@pytest.mark.parametrize(
+    "name", [name for name in peers.TRAINERS if name not in ("chainrule, array", peers.FLOOR, peers.PEAK)]
+)
 def test_trainers_do_the_same_work(name, activation):
     """Parameters after an epoch, also after a reset. scikit-learn and Keras add ε before the bias correction of v."""
     problem = Problem(SMALL.sizes, SMALL.batch, SMALL.batches, activation=activation)
@@ -93,6 +95,15 @@ def test_the_floor_makes_the_products_of_a_step():
             np.testing.assert_allclose(D[l], D[l + 1] @ W[l], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_peak_makes_the_multiply_adds_of_a_step(threads):
+    """Each of which adds 1. A step of 5-16-12-3 with 16 rows: forward and ∂W 16 · 308 each, ∂A 16 · 228."""
+    pytest.importorskip("numba")
+    problem = Problem(SMALL.sizes, SMALL.batch, batches=1000, threads=threads)
+    count = 1000 * 16 * (2 * 308 + 228)
+    assert 0 <= contender("training", peers.PEAK, problem).run() - count < 2 * 24 * 16 * threads
+
+
 def test_a_missing_peer_is_reported_and_left_out():
     def missing(problem, given):
         import there_is_no_such_module  # noqa: F401
@@ -122,7 +133,7 @@ def test_the_page_is_written(monkeypatch):
     results = run(
         ["Training"],
         repetitions=1,
-        only=["chainrule, array", "scikit-learn", peers.FLOOR],
+        only=["chainrule, array", "scikit-learn", peers.FLOOR, peers.PEAK],
         costs=False,
         say=said.append,
     )

@@ -14,7 +14,7 @@ from ..arrays import check_count
 from ..errors import ParameterError, unknown_name
 from .measure import Times, apart, import_seconds, machine, peak, thaw, times
 from .page import page
-from .peers import BEST_SKLEARN, TABLES, TRAINERS
+from .peers import BEST_SKLEARN, PEAK, TABLES, TRAINERS
 from .problems import ACTIVATIONS, GROWTH, INFERENCE, JACOBIANS, PER_SAMPLE, TRAINING, Problem
 
 __all__ = ["MAIN", "SECTIONS", "page", "run"]
@@ -107,7 +107,7 @@ def run(
     if costs:
         say("import times and memory")
         imports = import_seconds(MODULES)
-        names = [name for name in TRAINERS if only is None or name in only]
+        names = [name for name in TRAINERS if name != PEAK and (only is None or name in only)]
         for problem in MEMORY:
             peaks = {name: apart(peak, name, problem) for name in names}
             memory[f"{problem}, batch {problem.batch}"] = {name: p for name, p in peaks.items() if p}

@@ -1,7 +1,8 @@
-"""The floor: the matrix products of a training step and nothing else, from one compiled loop over OpenBLAS.
+"""Two floors: the matrix products of a training step from one compiled loop over OpenBLAS, and their arithmetic alone.
 
 OpenBLAS is a copy of our own, whose threads are turned up for the floor's turns only. The engine's own products are
-faster for many shapes, so that a whole step can take less than this.
+faster for many shapes, so that a whole step can take less than this. No step on the vector units takes less than its
+multiply-adds in registers, where nothing is read or written.
 """
 
 from __future__ import annotations
@@ -86,3 +87,55 @@ def floor(table: Array, steps: int) -> tuple[Callable[[], None], Callable[[int],
         openblas.scipy_openblas_set_num_threads(count)
 
     return lambda: run(gemm, table, steps), set_threads
+
+
+def multiply_adds(count: int, threads: int) -> Callable[[], int]:
+    """At least `count` multiply-adds of float32, shared by so many threads: a ← x x + a in vectors that stay in registers.
+
+    Called, it returns how many were made; with x = 1 each adds 1, so that the sums count them (up to 2²⁴ in a lane).
+    """
+    import numba as nb
+    from llvmlite import ir
+    from numba.extending import intrinsic
+
+    from ..engine.memory import declared, everywhere, widest
+    from ..engine.products import BYTES, I32, I64, REGISTERS, whole
+    from ..engine.threads import Team
+
+    lanes, sums = BYTES // 4, REGISTERS - 8  # more sums than a multiply-add takes cycles
+    turns = -(-count // (threads * sums * lanes))
+
+    @intrinsic
+    def loop(typing_context: Any, turns: Any, x: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            turns, x = values
+            vector = ir.VectorType(x.type, lanes)
+            fma = declared(builder, f"llvm.fma.v{lanes}f32", vector, vector, vector, vector)
+            factor, zeros = everywhere(builder, x, lanes), ir.Constant(vector, None)
+            begin, turn, end = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("end")
+            builder.branch(turn)
+            builder.position_at_end(turn)
+            made, before = builder.phi(I64), [builder.phi(vector) for _ in range(sums)]
+            more, after = builder.add(made, whole(1)), [builder.call(fma, [factor, factor, a]) for a in before]
+            for variable, first, then in [
+                (made, whole(0), more),
+                *((a, zeros, b) for a, b in zip(before, after, strict=True)),
+            ]:
+                variable.add_incoming(first, begin)
+                variable.add_incoming(then, turn)
+            builder.cbranch(builder.icmp_signed("<", more, turns), turn, end)
+            builder.position_at_end(end)
+            total = zeros
+            for a in after:
+                total = builder.fadd(total, a)
+            return builder.extract_element(total, ir.Constant(I32, 0))
+
+        return x(turns, x), build
+
+    @nb.njit(nb.float32(nb.int64, nb.float32), nogil=True)
+    def run(turns: Any, x: Any) -> Any:
+        widest()
+        return loop(turns, x)
+
+    team = Team(threads)
+    return lambda: lanes * int(sum(team(lambda me: run(turns, np.float32(1)))))

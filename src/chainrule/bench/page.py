@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .measure import Times
-from .peers import BEST_SKLEARN, FLOOR
+from .peers import BEST_SKLEARN, FLOOR, PEAK
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -28,8 +28,8 @@ def ours(found: Times) -> float | None:
 
 
 def peers(found: Times) -> list[float]:
-    """The times of everybody else, without the floor."""
-    return [s for name, s in found.seconds.items() if not name.startswith("chainrule") and name != FLOOR]
+    """The times of everybody else, without the floors."""
+    return [s for name, s in found.seconds.items() if not name.startswith("chainrule") and name not in (FLOOR, PEAK)]
 
 
 def ratio(theirs: float | None, mine: float | None, floor: float | None) -> str:
@@ -40,7 +40,7 @@ def ratio(theirs: float | None, mine: float | None, floor: float | None) -> str:
 
 
 def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
-    """µs for each contender in the columns, then chainrule against the fastest peer, scikit-learn and the floor.
+    """µs for each contender in the columns, then chainrule against the fastest peer, scikit-learn and the floors.
 
     Where there is a floor, the ratios that a step of the products alone would have stand in parentheses.
     """
@@ -52,6 +52,7 @@ def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
         "× fastest peer",
         *["× scikit-learn"] * with_sklearn,
         *["share of the floor"] * (FLOOR in names),
+        *["share of the peak"] * (PEAK in names),
     ]
     rows = []
     for found in results:
@@ -62,8 +63,9 @@ def timing(results: Sequence[Times], what: Callable[[Times], str]) -> str:
         row.append(ratio(min(others, default=None), mine, least))
         if with_sklearn:
             row.append(ratio(sklearn, mine, least))
-        if FLOOR in names:
-            row.append(f"{least / mine:.0%}" if mine and least else "–")
+        for floor in (FLOOR, PEAK):
+            if floor in names:
+                row.append(f"{found.seconds[floor] / mine:.0%}" if mine and floor in found.seconds else "–")
         rows.append(row)
     return markdown(head, rows)
 
@@ -94,7 +96,9 @@ def page(results: dict[str, Any]) -> str:
         "chainrule is (its fastest form); the share of the floor is the time of a step's matrix products alone, in OpenBLAS, over chainrule's "
         "time; its own products are faster for many shapes, and for large layers by half again on a processor with a matrix unit "
         "(AMX), so that a whole step can take less than this floor. In "
-        "parentheses: the ratio that a step would have if it took as long as these products.",
+        "parentheses: the ratio that a step would have if it took as long as these products. The share of the peak is the time of as "
+        "many multiply-adds in registers, with nothing read or written, over chainrule's: what the vector units can do at most. No program "
+        "reaches a ratio above chainrule's divided by this share, but on a matrix unit.",
         f"{about['processor']}, {about['cores']} cores; {about['system']}; Python {about['python']}; {versions}. "
         f"BLAS: {blas}. Load average when it began: {about['load']}.",
     ]

@@ -21,7 +21,7 @@ import chainrule as cr
 
 from ..arrays import Array
 from ..engine.choice import cores, missing
-from .floor import floor, products
+from .floor import floor, multiply_adds, products
 from .problems import BETA1, BETA2, EPS, LEARNING_RATE, Problem, Work, network
 
 
@@ -345,9 +345,15 @@ def floor_contender(problem: Problem, work: Work) -> Contender:
     return Contender(run, lambda: set_threads(problem.threads), rest)
 
 
+def peak_contender(problem: Problem, work: Work) -> Contender:
+    """As many multiply-adds as the products of the steps have, in registers."""
+    table, _ = products(problem)
+    return Contender(multiply_adds(problem.steps * int(table[:, 2:5].prod(axis=1).sum()), problem.threads))
+
+
 Make = Callable[[Problem, Work], Contender]
 
-FLOOR = "OpenBLAS, products alone"
+FLOOR, PEAK = "OpenBLAS, products alone", "multiply-adds alone"
 BEST_SKLEARN = "scikit-learn, best kernels"  # measured only where NumPy's BLAS has not found them by itself
 TRAINERS: dict[str, Make] = {
     "chainrule, compiled": functools.partial(chainrule_trainer, engine="compiled"),
@@ -359,6 +365,7 @@ TRAINERS: dict[str, Make] = {
     "JAX, epoch in scan": functools.partial(jax_trainer, scan=True),
     "Keras on JAX": keras_trainer,
     FLOOR: floor_contender,
+    PEAK: peak_contender,
 }
 
 
